@@ -1,0 +1,85 @@
+"""Reading one image file, whatever it is, into 8-bit RGB."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torchvision.io import ImageReadMode, decode_jpeg
+
+_JPEG_START = b"\xff\xd8\xff"
+
+
+class UnreadableImage(OSError):
+    """A file that is no complete image; names the file and the reason."""
+
+    def __init__(self, path: str | Path, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = str(path), reason
+
+    def __reduce__(self):
+        # An exception is otherwise rebuilt from its message alone, and could not come back from a worker.
+        return type(self), (self.path, self.reason)
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an image as one sees it: upright (EXIF), in RGB, transparency over white.
+
+    Args:
+        path: a JPEG (grey and CMYK too), or any format PIL reads, 16-bit grey included.
+    Returns:
+        (H, W, 3) uint8, contiguous, writable.
+    Raises:
+        UnreadableImage: the file is missing, empty, no image, or truncated.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise UnreadableImage(path, error.strerror or str(error)) from error
+    if not data:
+        raise UnreadableImage(path, "the file is empty")
+    if data.startswith(_JPEG_START):
+        image = _decode_jpeg(data)
+        if image is not None:
+            return image
+    return _decode_with_pil(path, data)
+
+
+def _decode_jpeg(data: bytes) -> np.ndarray | None:
+    """Decode a complete JPEG, None for one that torchvision refuses: PIL then decides and words the reason."""
+    try:
+        # torch warns of read-only memory, though nothing here writes to it; a bytearray is writable.
+        encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        image = decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+    except RuntimeError:
+        return None
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+
+
+def _decode_with_pil(path: str | Path, data: bytes) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return _rgb(ImageOps.exif_transpose(image))
+    except Image.UnidentifiedImageError as error:
+        raise UnreadableImage(path, "no known image format") from error
+    # PIL's decoders raise all of these on damaged files; a decompression bomb is no OSError either.
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
+        raise UnreadableImage(path, str(error) or type(error).__name__) from error
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 of any PIL mode."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no fixed brightness; save the image with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        # PIL would clip 16-bit grey to white instead of scaling it.
+        values = np.asarray(image).astype(np.int64)
+        grey = (values >> 8 if image.mode != "I" or values.max() > 255 else values).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image)
+    return np.array(image.convert("RGB"))

@@ -1,0 +1,112 @@
+"""Label maps on disk: one single-channel PNG an image, and a note of how they were made."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.io import ImageReadMode, decode_png
+
+from data.listing import ImageList, walk_images
+from utils.errors import DataError
+from utils.files import atomic_path, read_json, write_json
+
+MAX_LABELS = 65536
+
+
+class LabelMapError(DataError, ValueError):
+    """A label map that is missing, damaged or of the wrong kind; names the file and the remedy."""
+
+
+def label_map_path(mask_dir: str | Path, mask_type: str, split: str, image_path: str) -> Path:
+    """Where an image's label map lies: MASK_DIR/TYPE/SPLIT/IMAGE_PATH_WITH_SUFFIX.png.
+
+    Args:
+        mask_dir: the folder of all types.
+        mask_type: such as `slic100_224`, `fh`.
+        split: train, val, ...
+        image_path: relative to the split's folder, with its suffix: a.jpg and a.png are two images.
+    """
+    return Path(mask_dir, mask_type, split, f"{image_path}.png")
+
+
+def read_label_map(path: str | Path) -> np.ndarray:
+    """Read a label map.
+
+    Returns:
+        (H, W) uint8, or uint16 where there are more than 256 labels; ids dense from 0.
+    Raises:
+        LabelMapError: no such file, or no complete single-channel PNG.
+    """
+    remedy = "make it again, for superpixels with `python -m tools.make_superpixels --verify`"
+    try:
+        with open(path, "rb") as file:
+            encoded = bytearray(file.read())
+    except OSError as error:
+        raise LabelMapError(f"{path}: {error.strerror}; {remedy}") from error
+    if not encoded:
+        raise LabelMapError(f"{path}: the file is empty; {remedy}")
+    try:
+        labels = decode_png(torch.frombuffer(encoded, dtype=torch.uint8), mode=ImageReadMode.UNCHANGED)
+    except RuntimeError as error:
+        raise LabelMapError(f"{path}: no complete PNG; {remedy}") from error
+    if len(labels) != 1:
+        raise LabelMapError(f"{path}: {len(labels)} channels where a label map has one; {remedy}")
+    return labels[0].numpy()
+
+
+def write_label_map(path: str | Path, labels: np.ndarray) -> None:
+    """Write a label map, atomically, its ids made dense from 0 in rising order.
+
+    Args:
+        labels: (H, W) integers of any range; uint8 PNG up to 256 different ones, else uint16.
+    Raises:
+        LabelMapError: more than 65,536 different ids, or not two-dimensional integers.
+    """
+    if labels.ndim != 2 or labels.dtype.kind not in "iu":
+        raise LabelMapError(f"{path}: a label map is (H, W) integers, not {labels.shape} {labels.dtype}")
+    dense, count = dense_labels(labels)
+    if count > MAX_LABELS:
+        raise LabelMapError(f"{path}: {count} labels, but a 16-bit PNG holds {MAX_LABELS}; make larger regions")
+    with atomic_path(path) as temporary:
+        Image.fromarray(dense).save(temporary, format="PNG")
+
+
+def dense_labels(labels: np.ndarray) -> tuple[np.ndarray, int]:
+    """Renumber ids from 0 without gaps, in rising order: (labels as uint8, uint16 or int64, number of labels)."""
+    ids, dense = np.unique(labels, return_inverse=True)
+    kinds = {len(ids) <= MAX_LABELS: np.uint16, len(ids) <= 256: np.uint8}
+    return dense.reshape(labels.shape).astype(kinds.get(True, np.int64)), len(ids)
+
+
+def missing_label_maps(folder: str | Path, images: ImageList) -> list[int]:
+    """Indices of the images without a map, found by listing the folder MASK_DIR/TYPE/SPLIT once."""
+    present = set(walk_images(folder)) if Path(folder).is_dir() else set()
+    return [index for index, path in enumerate(images.paths.tolist()) if path + b".png" not in present]
+
+
+def write_meta(folder: str | Path, images: ImageList, *, tool: str, parameters: dict, versions: dict) -> None:
+    """Note beside label maps how they were made, and that every readable image of this listing has its map.
+
+    Args:
+        folder: MASK_DIR/TYPE/SPLIT.
+        images: the listing that is complete; earlier ones, such as of a subset, stay noted.
+        tool, parameters, versions: what made the maps.
+    """
+    listings = {**read_meta(folder).get("complete_listings", {}), images.listing_hash: len(images)}
+    meta = {"tool": tool, "parameters": parameters, "versions": versions, "complete_listings": listings}
+    write_json(Path(folder) / "meta.json", meta)
+
+
+def read_meta(folder: str | Path) -> dict:
+    """The note of `write_meta`; empty where there is none or it is damaged: the maps are then looked through again."""
+    try:
+        meta = read_json(Path(folder) / "meta.json")
+    except (OSError, ValueError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
+
+
+def is_complete(folder: str | Path, images: ImageList) -> bool:
+    """Whether the note says that every readable image of this listing has its map; looks at no map."""
+    return images.listing_hash in read_meta(folder).get("complete_listings", {})

@@ -1,0 +1,74 @@
+"""Which image at which step on which process."""
+
+from collections.abc import Iterator
+
+from torch.utils.data import Sampler
+
+from utils.errors import DataError
+from utils.seeding import numpy_generator
+
+
+class EpochSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, image index), one seeded order an epoch whatever the number of processes.
+
+    A global micro-batch is `world_size * batch_size` consecutive entries of the order; rank r takes the r-th contiguous
+    part. So the ranks' batches, laid end to end, are the batch of one process with `world_size * batch_size`.
+
+    Args:
+        num_images: length of the listing.
+        batch_size: images a process and micro-batch.
+        world_size, rank: processes in all, and which one this is.
+        accumulate_steps: micro-batches an optimiser step; an epoch ends with a whole optimiser step.
+        seed: of the orders.
+        shuffle: False keeps the listing's order.
+        drop_last: False gives the short last batch too; for one process without accumulation, as evaluation runs.
+    Raises:
+        DataError: fewer images than one optimiser step takes.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        *,
+        batch_size: int,
+        world_size: int,
+        rank: int,
+        accumulate_steps: int = 1,
+        seed: int,
+        shuffle: bool = True,
+        drop_last: bool = True,
+    ):
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must lie in [0, {world_size}), not {rank}")
+        if not drop_last and (world_size, accumulate_steps) != (1, 1):
+            raise ValueError("drop_last=False needs one process and accumulate_steps=1: batches would differ in size")
+        step = batch_size * world_size * accumulate_steps
+        if num_images < (step if drop_last else 1):
+            raise DataError(
+                f"{num_images} images are fewer than one optimiser step takes: {step} = data.train_batch_size {batch_size}"
+                f" x {world_size} processes x optimizer.accumulate_steps {accumulate_steps}; lower one of them"
+            )
+        self.num_images, self.batch_size = num_images, batch_size
+        self.seed, self.shuffle = seed, shuffle
+        self._global_batch, self._offset = batch_size * world_size, batch_size * rank
+        whole = num_images // step * accumulate_steps
+        self._num_batches = whole if drop_last else -(-num_images // batch_size)
+        self.epoch, self.start_batch = 0, 0
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Choose the epoch that the next iteration gives, from its `start_batch`-th batch on."""
+        if not 0 <= start_batch <= len(self):
+            raise ValueError(f"start_batch must lie in [0, {len(self)}], not {start_batch}")
+        self.epoch, self.start_batch = epoch, start_batch
+
+    def __len__(self) -> int:
+        """Batches a process and whole epoch, a multiple of `accumulate_steps`."""
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = range(self.num_images)
+        if self.shuffle:
+            order = numpy_generator(self.seed, self.epoch).permutation(self.num_images)
+        for batch in range(self.start_batch, len(self)):
+            first = batch * self._global_batch + self._offset
+            yield [(self.epoch, int(index)) for index in order[first : first + self.batch_size]]

@@ -1,0 +1,134 @@
+"""The training loop of every method."""
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from engine.guard import FiniteGuard
+from engine.meter import Meter
+from engine.precision import Precision
+from engine.run import Run, StopRequest
+from utils.distributed import all_reduce_sum, rank, world_size
+from utils.errors import DataError, Preempted
+from utils.method import Method, Progress
+from utils.seeding import torch_generator
+
+
+class Plan(NamedTuple):
+    """How long to train, and how often to look up from it."""
+
+    total_epochs: int
+    steps_per_epoch: int
+    accumulate_steps: int = 1
+    seed: int = 0
+    log_step: int = 10
+    save_epoch: int = 100
+    max_steps: int | None = None  # ends a run early; changes no schedule
+    max_bad_fraction: float = 0.01
+
+    @property
+    def last_step(self) -> int:
+        total = self.total_epochs * self.steps_per_epoch
+        return total if self.max_steps is None else min(total, self.max_steps)
+
+    def progress(self, step: int) -> Progress:
+        return Progress(step, self.total_epochs * self.steps_per_epoch, step // self.steps_per_epoch)
+
+
+def train_epochs(method: Method, loader: Any, optimizer: Optimizer, *, plan: Plan, run: Run, precision: Precision,
+                 prepare: Callable[[dict], dict], learning_rate: Callable[[Progress], float],
+                 schedules: dict[str, Callable[[Progress], float]]) -> Iterator[int]:
+    """Train, yielding each epoch before it begins, so that what belongs between epochs stands in the caller's body.
+
+    A resumed run yields once more the epoch that it was stopped in: the body must be safe to run again.
+
+    Args:
+        method: see utils.method.Method; on its device.
+        loader: gives batches on the device; has `set_epoch`, `unreadable`, `num_images`, `batch_size`.
+        run: this run's checkpoints and log; its newest checkpoint is continued from.
+        prepare: photometric work and normalisation of a batch, on the device.
+        learning_rate: the rate at a Progress.
+        schedules: further numbers to log, such as the target's momentum.
+    Raises:
+        DivergedError: a loss was not finite; nothing is saved after it.
+        DataError: more than `plan.max_bad_fraction` of the images could not be read.
+        Preempted: the process was asked to stop and has saved a checkpoint.
+    """
+    device = next(method.parameters()).device
+    wrapped = _distribute(method, device)
+    guard, meter = FiniteGuard(device), Meter(device, images_per_step=loader.batch_size * plan.accumulate_steps)
+    step = run.restore(method, optimizer, precision, steps_per_epoch=plan.steps_per_epoch)
+    with StopRequest() as stop, run.progress_bar(total=plan.last_step, initial=step) as bar:
+        while step < plan.last_step:
+            epoch = step // plan.steps_per_epoch
+            yield epoch
+            loader.set_epoch(epoch, start_batch=step % plan.steps_per_epoch * plan.accumulate_steps)
+            batches = meter.timed(loader)
+            epoch_end = min(plan.last_step, (epoch + 1) * plan.steps_per_epoch)
+            while step < epoch_end:
+                progress = plan.progress(step)
+                rate = learning_rate(progress)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                method.before_step(progress)
+                for micro in range(plan.accumulate_steps):
+                    batch = prepare(next(batches))
+                    generator = torch_generator(plan.seed, step, micro, rank())
+                    with _gradients_exchanged(wrapped, micro + 1 == plan.accumulate_steps):
+                        with precision.autocast():
+                            output = wrapped(batch, generator)
+                        precision.backward(sum(output.losses.values()) / plan.accumulate_steps)
+                    meter.add(output)
+                gradient_norm = precision.step(optimizer)
+                optimizer.zero_grad()
+                method.after_step(progress)
+                # Overflowing gradients are float16's everyday; elsewhere they would spoil the next checkpoint unseen.
+                guard.update(step, output.losses | ({} if precision.scales_loss else {"gradient_norm": gradient_norm}))
+                step += 1
+                meter.end_step()
+                # Whatever makes the host wait for the device, or a process for the others, happens at these steps only.
+                looks_up = step % plan.log_step == 0 or step == epoch_end
+                if looks_up:
+                    guard.check(rate)
+                    _check_images(loader, plan.max_bad_fraction)
+                    scalars = {"learning_rate": rate, "epoch": step / plan.steps_per_epoch, "gradient_norm": float(gradient_norm)}
+                    scalars |= meter.read() | {name: schedule(progress) for name, schedule in schedules.items()}
+                    run.log.scalars(step, scalars)
+                    bar.update(step, scalars)
+                stopping = stop.asked(agree=looks_up)
+                if step == epoch_end or stopping or run.save_is_due(agree=looks_up):
+                    guard.check(rate)
+                    finished = step % plan.steps_per_epoch == 0
+                    kept = step == plan.last_step or finished and (epoch + 1) % plan.save_epoch == 0
+                    run.save(method, optimizer, precision, step=step, epoch=epoch + finished,
+                             steps_per_epoch=plan.steps_per_epoch, permanent=kept)
+                if stopping:
+                    raise Preempted(f"asked to stop: saved at step {step}; start with --resume auto to go on")
+
+
+def _distribute(method: nn.Module, device: torch.device) -> nn.Module:
+    if world_size() == 1:
+        return method
+    # Buffers stay each process' own: a broadcast a step would cost time, and SyncBN keeps BatchNorm's equal anyway.
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(method, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def _gradients_exchanged(wrapped: nn.Module, now: bool) -> contextlib.AbstractContextManager:
+    """DDP averages gradients over processes in the last micro-batch only."""
+    if now or not isinstance(wrapped, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return wrapped.no_sync()
+
+
+def _check_images(loader: Any, max_bad_fraction: float) -> None:
+    # Processes see different images within an epoch, so that their counts add up.
+    bad = int(all_reduce_sum(torch.tensor(len(loader.unreadable))))
+    if bad > max_bad_fraction * loader.num_images:
+        some = "".join(f"\n  {name}: {reason}" for name, reason in list(loader.unreadable.items())[:10])
+        raise DataError(f"{bad} of {loader.num_images} images could not be read in this epoch, more than "
+                        f"data.max_bad_fraction = {max_bad_fraction} allows. Repair or remove them, or raise the key.{some}")

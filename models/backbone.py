@@ -1,0 +1,129 @@
+"""The convolutional trunk that pretraining is for: a torchvision ResNet without its classifier."""
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+LEVELS = ("c2", "c3", "c4", "c5")
+
+
+class Level(NamedTuple):
+    channels: int
+    stride: int
+
+
+class Trunk(nn.Module):
+    """A ResNet up to its last stage, under torchvision's parameter names.
+
+    Args:
+        resnet: a module with children conv1, bn1, relu, maxpool, layer1 .. layer4 as torchvision names them; whatever else
+            it has (avgpool, fc) is left out, so that the state dict holds the trunk alone.
+
+    `levels` maps "c2" .. "c5" to their channels and stride, measured rather than assumed.
+    """
+
+    def __init__(self, resnet: nn.Module):
+        super().__init__()
+        for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
+            setattr(self, name, getattr(resnet, name))
+        self.levels = _measure_levels(self)
+
+    def forward(self, images: Tensor, *, last: str = "c5") -> dict[str, Tensor]:
+        """(N, 3, H, W) normalised images -> {"c2": (N, D2, H/s2, W/s2), ...} up to level `last`."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        features = {}
+        for level, stage in zip(LEVELS[: LEVELS.index(last) + 1], (self.layer1, self.layer2, self.layer3, self.layer4)):
+            x = features[level] = stage(x)
+        return features
+
+    def freeze_above(self, level: str) -> None:
+        """No gradient for the stages above `level`, which a method that reads that level never trains."""
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4)[LEVELS.index(level) + 1 :]:
+            stage.requires_grad_(False)
+
+
+class TinyResNet(nn.Module):
+    """A ResNet of the usual four stages, a few channels wide, for small images and slow machines.
+
+    Args:
+        width: channels of the first stage; each later stage doubles them.
+        blocks: residual blocks (torchvision's BasicBlock) in each stage.
+        strides: strides of the stem and of the four stages; the default gives C4 a stride of 4 and C5 one of 8.
+    """
+
+    def __init__(self, *, width: int = 16, blocks: tuple[int, ...] = (1, 1, 1, 1),
+                 strides: tuple[int, ...] = (1, 1, 2, 2, 2)):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3, stride=strides[0], padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity()
+        channels = width
+        for stage, (depth, stride) in enumerate(zip(blocks, strides[1:])):
+            planes = width * 2**stage
+            setattr(self, f"layer{stage + 1}", _make_stage(channels, planes, depth, stride))
+            channels = planes
+
+
+def _make_stage(channels: int, planes: int, depth: int, stride: int) -> nn.Sequential:
+    projection = None
+    if stride != 1 or channels != planes:
+        projection = nn.Sequential(nn.Conv2d(channels, planes, 1, stride=stride, bias=False), nn.BatchNorm2d(planes))
+    first = BasicBlock(channels, planes, stride, projection)
+    return nn.Sequential(first, *(BasicBlock(planes, planes) for _ in range(depth - 1)))
+
+
+@torch.no_grad()
+def _measure_levels(trunk: Trunk) -> dict[str, Level]:
+    side = 128
+    training = trunk.training
+    # In eval mode the probe leaves no trace in the BatchNorm statistics.
+    features = trunk.eval()(torch.zeros(1, 3, side, side))
+    trunk.train(training)
+    return {name: Level(x.shape[1], side // x.shape[2]) for name, x in features.items()}
+
+
+def make_trunk(name: str, *, pretrained: bool | str = False, tiny: dict | None = None) -> Trunk:
+    """Build a trunk by name.
+
+    Args:
+        name: a torchvision ResNet ("resnet50", "resnext50_32x4d", "wide_resnet50_2", ...) or "resnet_tiny".
+        pretrained: True for torchvision's ImageNet weights, or the path of a state dict under torchvision's names (such as
+            the `backbone.pth` of a run).
+        tiny: keyword arguments of TinyResNet.
+    Raises:
+        ValueError: for an unknown name, or weights that do not fit.
+    """
+    if name == "resnet_tiny":
+        if pretrained is True:
+            raise ValueError("model.backbone.pretrained: there are no published weights for resnet_tiny; use false or a path")
+        resnet = TinyResNet(**(tiny or {}))
+    else:
+        builders = [b for b in torchvision.models.list_models(torchvision.models) if _is_resnet(b)]
+        if name not in builders:
+            raise ValueError(f"model.backbone.type: {name!r} is not one of resnet_tiny, {', '.join(sorted(builders))}")
+        # Residual branches keep torchvision's default start: zero_init_residual is off in the published runs.
+        resnet = torchvision.models.get_model(name, weights="DEFAULT" if pretrained is True else None)
+    trunk = Trunk(resnet)
+    if isinstance(pretrained, str):
+        load_trunk(trunk, pretrained)
+    return trunk
+
+
+def _is_resnet(name: str) -> bool:
+    return name.startswith(("resnet", "resnext", "wide_resnet"))
+
+
+def load_trunk(trunk: Trunk, path: str) -> None:
+    """Load a flat state dict under torchvision's names; `fc.*` is ignored, anything else must fit exactly."""
+    if not Path(path).is_file():
+        raise ValueError(f"model.backbone.pretrained: no file {path}; give false, true or the path of a backbone.pth")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    try:
+        trunk.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"model.backbone.pretrained: {path} does not fit model.backbone.type: {error}") from error

@@ -1,0 +1,46 @@
+"""Projector and predictor."""
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+class HeadSizes(Protocol):
+    input_dim: int | None
+    hidden_dim: int
+    output_dim: int
+
+
+class MLP(nn.Sequential):
+    """Linear, BatchNorm, ReLU, Linear over the last axis.
+
+    Rows of all images and regions share the normalisation: (N, M, D) is flattened to (N M, D) for it.
+
+    Source: BYOL, section 3.3; R2O, section 4.1 (hidden 4096, output 256).
+    """
+
+    def __init__(self, input_dim: int, *, hidden_dim: int, output_dim: int):
+        super().__init__(
+            nn.Linear(input_dim, hidden_dim),
+            nn.BatchNorm1d(hidden_dim),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden_dim, output_dim),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+
+
+def make_heads(channels: int, projection: HeadSizes, predictor: HeadSizes) -> tuple[MLP, MLP]:
+    """A projector from a trunk level's channels, and a predictor from the projector's output to its like.
+
+    Raises:
+        ValueError: where an `input_dim` that was given is not what comes in, or the predictor's output is not comparable.
+    """
+    for key, sizes, found in (("projection", projection, channels), ("predictor", predictor, projection.output_dim)):
+        if sizes.input_dim not in (None, found):
+            raise ValueError(f"model.{key}.input_dim: {sizes.input_dim}, but {found} channels come in; leave the key out")
+    if predictor.output_dim != projection.output_dim:
+        raise ValueError(f"model.predictor.output_dim: {predictor.output_dim}, but it predicts a projection of "
+                         f"model.projection.output_dim = {projection.output_dim}")
+    return (MLP(channels, hidden_dim=projection.hidden_dim, output_dim=projection.output_dim),
+            MLP(projection.output_dim, hidden_dim=predictor.hidden_dim, output_dim=predictor.output_dim))

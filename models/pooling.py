@@ -1,0 +1,108 @@
+"""Regions x features: label maps and boxes become pooling weights over a feature grid."""
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def soft_masks(labels: Tensor, *, num_labels: int, size: tuple[int, int]) -> Tensor:
+    """Share of each grid cell that each label has, by bilinear sampling of the one-hot label map.
+
+    Args:
+        labels: (N, H, W) integer ids; those outside [0, num_labels) belong to no mask.
+        num_labels: M, number of masks to make.
+        size: (h, w) of the grid.
+    Returns:
+        (N, M, h * w) float32; each cell's values sum to at most 1. At 224 -> 14 or 56 they are multiples of a quarter.
+    Source: equals `interpolate(one_hot(labels), size, mode="bilinear")` of the released to_binary_mask, by scattering the four
+    pixels that a cell reads instead of resizing M images.
+    """
+    N, H, W = labels.shape
+    masks = torch.zeros(N, num_labels + 1, size[0] * size[1], device=labels.device)
+    rows, columns = _bilinear_taps(H, size[0], labels.device), _bilinear_taps(W, size[1], labels.device)
+    for y, weight_y in rows:
+        for x, weight_x in columns:
+            ids = labels[:, y[:, None], x[None, :]].flatten(1).long()
+            # One row more than there are labels takes the ids that belong to no mask.
+            ids = torch.where((ids >= 0) & (ids < num_labels), ids, num_labels)
+            weight = (weight_y[:, None] * weight_x[None, :]).flatten().expand(N, 1, -1)
+            masks.scatter_add_(1, ids[:, None], weight)
+    return masks[:, :num_labels]
+
+
+def _bilinear_taps(length: int, size: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """The two source positions of each target cell along one axis, each with its weight."""
+    position = ((torch.arange(size, device=device) + 0.5) * (length / size) - 0.5).clamp(min=0)
+    low = position.long().clamp(max=length - 1)
+    high = (low + 1).clamp(max=length - 1)
+    fraction = (position - low).clamp(max=1)
+    return [(low, 1 - fraction), (high, fraction)]
+
+
+def sample_labels(labels: Tensor, *, size: tuple[int, int]) -> Tensor:
+    """(N, H, W) ids -> (N, h, w): the id at each cell's centre."""
+    H, W = labels.shape[-2:]
+    y = ((torch.arange(size[0], device=labels.device) + 0.5) * (H / size[0])).long()
+    x = ((torch.arange(size[1], device=labels.device) + 0.5) * (W / size[1])).long()
+    return labels[:, y[:, None], x[None, :]]
+
+
+def pool_regions(features: Tensor, masks: Tensor) -> Tensor:
+    """Mean feature of each region.
+
+    Args:
+        features: (N, D, h, w); gradients flow here.
+        masks: (N, M, h * w) pooling masks, >= 0.
+    Returns:
+        (N, M, D). A mask's weights sum to one where it covers a cell or more; smaller masks keep their area as weight, and
+        empty ones give zero.
+    Source: DetCon, equation 1; the divisor is at least one cell, as in DeepMind's and the released code.
+    """
+    weights = masks / masks.sum(-1, keepdim=True).clamp(min=1.0)
+    return weights.to(features.dtype) @ features.flatten(2).transpose(1, 2)
+
+
+def align_masks(masks: Tensor, boxes: Tensor, flips: Tensor, *, size: tuple[int, int]) -> Tensor:
+    """Masks of the whole image as a view shows them: cropped to its box, flipped where it is, averaged onto its grid.
+
+    Args:
+        masks: (N, M, H, W) masks over the whole image.
+        boxes: (N, 4) view boxes (x0, y0, x1, y1) in [0, 1].
+        flips: (N,) bool, whether the view is mirrored left to right.
+        size: (h, w) of the view's grid.
+    Returns:
+        (N, M, h * w), float32.
+    Source: equals torchvision's roi_align (aligned=False, adaptive sampling) followed by the flip, as released. RoIAlign is
+    separable, so it is two small matrix products an image, differentiable and the same on every device.
+    """
+    H, W = masks.shape[-2:]
+    rows = roi_align_weights(boxes[:, 1] * H, boxes[:, 3] * H, length=H, size=size[0])
+    columns = roi_align_weights(boxes[:, 0] * W, boxes[:, 2] * W, length=W, size=size[1])
+    columns = torch.where(flips[:, None, None], columns.flip(1), columns)
+    # (N, M, H, W) x (N, W, w) -> (N, M, H, w), then (N, h, H) x that -> (N, M, h, w).
+    across = masks.flatten(1, 2).float() @ columns.transpose(1, 2)
+    across = across.unflatten(1, masks.shape[1:3])
+    return (rows[:, None] @ across).flatten(2)
+
+
+def roi_align_weights(start: Tensor, end: Tensor, *, length: int, size: int) -> Tensor:
+    """RoIAlign along one axis as a matrix.
+
+    Args:
+        start, end: (N,) box borders in cells, before RoIAlign's alignment (aligned=False: cell k's centre lies at k).
+        length: cells of the input axis.
+        size: cells of the output axis.
+    Returns:
+        (N, size, length); row i averages the adaptive number of bilinear samples of bin i.
+    Source: Mask R-CNN, section 3, in torchvision's version: a box is at least one cell long, a bin takes
+    ceil(box / size) samples, samples more than a cell outside count as zero.
+    """
+    extent = (end - start).float().clamp(min=1.0)
+    count = (extent / size).ceil()
+    samples = torch.arange(-(-length // size) + 1, device=start.device)
+    bins = torch.arange(size, device=start.device)
+    inside_bin = (samples[None] + 0.5) / count[:, None]
+    position = start.float()[:, None, None] + (bins[None, :, None] + inside_bin[:, None]) * (extent / size)[:, None, None]
+    counted = (samples[None] < count[:, None])[:, None] & (position >= -1.0) & (position <= length)
+    cells = torch.arange(length, device=start.device)
+    hat = (1 - (position.clamp(0, length - 1)[..., None] - cells).abs()).clamp(min=0)
+    return (hat * counted[..., None]).sum(2) / count[:, None, None]

@@ -1,0 +1,135 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.schedules import (
+    NO_CLUSTERING,
+    PIECEWISE_DROPS,
+    RELEASED_PIECEWISE_DROPS,
+    ema_momentum,
+    momentum_schedule,
+    num_clusters,
+    rate_schedule,
+    released_total_steps,
+    warmup_cosine,
+    warmup_piecewise,
+)
+from utils.method import Progress
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+
+
+@pytest.fixture(scope="module")
+def clusters():
+    return np.load(REFERENCE / "r2o_k_schedule.npz")
+
+
+@pytest.fixture(scope="module")
+def rates():
+    return np.load(REFERENCE / "r2o_lr_mm.npz")
+
+
+@pytest.mark.parametrize("i", range(9))
+def test_number_of_clusters_is_the_releases(clusters, i):
+    points = {"epochs": clusters[f"c{i}_epochs"].tolist(), "values": clusters[f"c{i}_values"].tolist()}
+    ours = [num_clusters(int(epoch), type=str(clusters[f"c{i}_type"]), **points) for epoch in clusters["epoch"]]
+    k, count = np.array(ours).T
+    np.testing.assert_allclose(k, clusters[f"c{i}_k"], rtol=1e-12, atol=1e-11)
+    # Where the curve touches a whole number, the last bit of a cosine decides.
+    allowed = clusters[f"c{i}_near_integer"].astype(int)
+    assert (np.abs(count - clusters[f"c{i}_num_segments"]) <= allowed).all()
+
+
+def test_the_published_schedule_starts_at_127_and_ends_at_4():
+    published = {"type": "cosine", "epochs": [0, 300], "values": [128, 4]}
+    assert num_clusters(1, **published)[1] == 127
+    assert num_clusters(300, **published)[1] == 4
+
+
+def test_more_than_128_clusters_mean_none_and_there_is_always_one():
+    assert [num_clusters(1, type="constant", epochs=[0], values=[v])[1] for v in (128, 128.5, 129, 0.5, -3)] == [
+        128,
+        128,
+        NO_CLUSTERING,
+        1,
+        1,
+    ]
+
+
+def test_an_unknown_schedule_names_the_valid_ones():
+    with pytest.raises(ValueError, match="'cosin'.*constant, piecewise, linear, cosine"):
+        num_clusters(1, type="cosin", epochs=[0, 1], values=[1, 2])
+
+
+@pytest.mark.parametrize(
+    "type, epochs, values, message",
+    [
+        ("cosine", [0], [1], "at least two points, got 1"),
+        ("linear", [0], [1], "at least two points, got 1"),
+        ("piecewise", [0, 5], [1], "2 epochs and 1 values"),
+        ("piecewise", [], [], "0 epochs"),
+        ("piecewise", [5, 5], [1, 2], "must rise"),
+    ],
+)
+def test_points_that_do_not_fit_the_type_are_refused(type, epochs, values, message):
+    with pytest.raises(ValueError, match=message):
+        num_clusters(1, type=type, epochs=epochs, values=values)
+
+
+@pytest.mark.parametrize("i", range(3))
+def test_learning_rate_and_momentum_are_the_releases(rates, i):
+    def value(name):
+        return rates[f"c{i}_{name}"][()]
+
+    span = {"total_steps": int(value("total_steps")), "warmup_steps": int(value("warmup_steps"))}
+    peak = value("base_lr") * value("global_batch") / 256
+    assert peak == pytest.approx(value("max_lr"), rel=1e-12)
+    by_k = 1.0 if np.isnan(value("scale_lr_by_k")) else value("k") / value("scale_lr_by_k")
+    steps = [int(step) for step in value("step")]
+    if value("lr_type") == "cosine":
+        shares = [warmup_cosine(step, **span) for step in steps]
+    else:
+        shares = [warmup_piecewise(step, drops=RELEASED_PIECEWISE_DROPS, **span) for step in steps]
+    np.testing.assert_allclose(peak * np.array(shares) * by_k, value("lr"), rtol=1e-12, atol=1e-12)
+    # Beyond the last step the release's momentum turns back; ours stays, see below.
+    within = value("step") <= span["total_steps"]
+    momenta = [ema_momentum(step, span["total_steps"], float(value("base_mm"))) for step in steps]
+    np.testing.assert_allclose(np.array(momenta)[within], value("mm")[within], rtol=1e-12)
+
+
+@pytest.mark.parametrize("i", range(3))
+def test_total_and_warmup_steps_are_counted_as_released(rates, i):
+    size = int(rates[f"c{i}_num_examples"]), int(rates[f"c{i}_global_batch"])
+    assert released_total_steps(int(rates[f"c{i}_total_epochs"]), *size) == rates[f"c{i}_total_steps"]
+    assert released_total_steps(int(rates[f"c{i}_warmup_epochs"]), *size) == rates[f"c{i}_warmup_steps"]
+
+
+def test_our_piecewise_rate_reaches_its_second_drop():
+    shares = [warmup_piecewise(step, total_steps=1000, warmup_steps=10) for step in (5, 10, 959, 960, 979, 980, 1000)]
+    assert shares == [0.5, 1.0, 1.0, 0.1, 0.1, 0.01, 0.01]
+    assert PIECEWISE_DROPS[-1] not in RELEASED_PIECEWISE_DROPS
+
+
+def test_schedules_hold_their_end_beyond_the_last_step():
+    assert warmup_cosine(101, total_steps=100, warmup_steps=0) == 0.0
+    assert ema_momentum(101, 100, 0.99) == 1.0
+
+
+def test_a_run_that_is_all_warmup_ends_at_the_peak():
+    assert [warmup_cosine(step, total_steps=4, warmup_steps=4) for step in (0, 2, 4)] == [0.0, 0.5, 1.0]
+
+
+def test_a_cosine_of_three_points_passes_through_them():
+    points = {"type": "cosine", "epochs": [0, 10, 30], "values": [8, 64, 4]}
+    assert [num_clusters(epoch, **points)[0] for epoch in (-1, 0, 10, 30, 31)] == pytest.approx([8, 8, 64, 4, 4])
+
+
+def test_rate_and_momentum_schedules_scale_with_the_global_batch():
+    rate = rate_schedule(lr_type="cosine", base_lr=0.3, global_batch=512, total_steps=100, warmup_steps=10)
+    assert [rate(Progress(step, 100, 0)) for step in (5, 10)] == pytest.approx([0.3, 0.6])
+    drops = rate_schedule(lr_type="piecewise", base_lr=0.3, global_batch=256, total_steps=100, warmup_steps=10)
+    assert drops(Progress(99, 100, 0)) == pytest.approx(0.003)
+    plain, scaled = (momentum_schedule(base=0.99, global_batch=64, reference_batch=b) for b in (None, 256))
+    assert plain(Progress(0, 100, 0)) == pytest.approx(0.99)
+    assert scaled(Progress(0, 100, 0)) == pytest.approx(0.99**0.25)

@@ -1,0 +1,130 @@
+"""Long jobs over many images: all cores, shards, progress, and what failed."""
+
+import argparse
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+
+from data.images import UnreadableImage
+from utils.log import ProgressBar
+
+_MAX_CHUNK = 64
+_NAMED_FAILURES = 20
+
+
+@dataclass
+class Summary:
+    """What a job did.
+
+    Attributes:
+        done: how many items were made.
+        skipped: how many were there already.
+        failures: (path, reason) of the images that cannot be read.
+    """
+
+    done: int = 0
+    skipped: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{self.done} made, {self.skipped} there already, {len(self.failures)} failed"]
+        lines += [f"  {path}: {reason}" for path, reason in self.failures[:_NAMED_FAILURES]]
+        if len(self.failures) > _NAMED_FAILURES:
+            lines.append(f"  and {len(self.failures) - _NAMED_FAILURES} more")
+        return "\n".join(lines)
+
+
+def run_job(
+    make: Callable[[int], bool],
+    items: Sequence[int],
+    *,
+    workers: int | None = None,
+    skipped: int = 0,
+    desc: str,
+) -> Summary:
+    """Call `make` on every item, on all cores.
+
+    Args:
+        make: takes an item, says whether it had to be made; an UnreadableImage is a failure of that item, any other
+            exception stops the job. It is pickled once a worker.
+        items: what is left to do; a job that was stopped is resumed by leaving out what it made.
+        workers: processes, one thread each; None takes this process' share of the cores.
+        skipped: how many were there already, for the progress and the summary.
+        desc: what is counted, such as "superpixels".
+    """
+    workers = min(workers or available_cores(), max(1, len(items)))
+    summary = Summary(skipped=skipped)
+    with ProgressBar(skipped + len(items), initial=skipped, desc=desc) as bar:
+        for number, result in enumerate(_results(make, items, workers), start=skipped + 1):
+            if isinstance(result, bool):
+                summary.done += result
+                summary.skipped += not result
+            else:
+                summary.failures.append(result)
+            bar.update(number)
+    return summary
+
+
+def available_cores() -> int:
+    """Cores that this process may use, shared with the processes that a launcher started beside it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """`i/n`, 0 <= i < n, as a command line gives it."""
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
+        raise argparse.ArgumentTypeError(f"{text}: must be i/n with 0 <= i < n, such as 0/4")
+    return int(part), int(parts)
+
+
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --workers and --shard; the latter is by default this process' place under torchrun, else everything."""
+    place = f"{os.environ.get('RANK', 0)}/{os.environ.get('WORLD_SIZE', 1)}"
+    parser.add_argument("--workers", type=int, help="processes; by default all cores")
+    parser.add_argument("--shard", type=parse_shard, default=place, metavar="i/n", help="do the i-th of n parts, from 0")
+
+
+# What became of an item: whether it had to be made, or the file that cannot be read and why.
+_Result = bool | tuple[str, str]
+
+
+def _results(make: Callable[[int], bool], items: Sequence[int], workers: int) -> Iterator[_Result]:
+    """What became of each item, in order."""
+    if workers == 1:
+        yield from (_make_one(make, item) for item in items)
+        return
+    size = max(1, min(_MAX_CHUNK, len(items) // (workers * 4)))
+    chunks = [items[start : start + size] for start in range(0, len(items), size)]
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(), initializer=_start_worker, initargs=(make,))
+    try:
+        for results in pool.map(_make_chunk, chunks):
+            yield from results
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _make_one(make: Callable[[int], bool], item: int) -> _Result:
+    try:
+        return make(item)
+    except UnreadableImage as error:
+        return error.path, error.reason
+
+
+# A worker's own, set as it starts: passing it with every chunk would copy the listing each time.
+_make: Callable[[int], bool] | None = None
+
+
+def _start_worker(make: Callable[[int], bool]) -> None:
+    global _make
+    _make = make
+    torch.set_num_threads(1)
+
+
+def _make_chunk(items: Sequence[int]) -> list[_Result]:
+    return [_make_one(_make, item) for item in items]

@@ -1,0 +1,64 @@
+"""The command line that every main shares."""
+import argparse
+import logging
+from collections.abc import Callable
+
+import torch
+
+from utils.config import Schema, dump_config, find_config, load_config
+from utils.distributed import add_launch_arguments, launch, shutdown
+from utils.errors import Preempted, UserError
+from utils.log import setup_logging
+
+_log = logging.getLogger(__name__)
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """The arguments of every main; a main may add its own."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--cfg", required=True, metavar="NAME_OR_PATH", help="a config in configs/METHOD/, or a YAML file")
+    parser.add_argument("--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", dest="overrides",
+                        help="override keys, such as optimizer.base_lr=0.2 data.train_batch_size=64")
+    parser.add_argument("--resume", metavar="auto|PATH", help="continue a run: `auto`, its folder, or a checkpoint")
+    parser.add_argument("--max_steps", type=_positive, help="stop after this many steps in all, with a checkpoint")
+    parser.add_argument("--out", metavar="DIR", help="the run's folder; by default runs/METHOD/TIME")
+    parser.add_argument("--deterministic", action="store_true", help="refuse operations that vary from run to run on a GPU")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+    add_launch_arguments(parser)
+    return parser
+
+
+def run_main(method: str, schema: type[Schema], train: Callable[[Schema, argparse.Namespace, torch.device], None], *,
+             description: str, argv: list[str] | None = None) -> int:
+    """Parse, load the config, join the process group, train.
+
+    Returns:
+        The exit code: 0 done, 2 wrong use or config, 3 bad data, 4 diverged, 75 preempted.
+    """
+    arguments = make_parser(description).parse_args(argv)
+    setup_logging(None)
+    try:
+        config, warnings = load_config(find_config(arguments.cfg, method=method), schema, overrides=arguments.overrides)
+        if arguments.print_config:
+            print(dump_config(config), end="")
+            return 0
+        device = launch(arguments.local_rank, distributed=config.distributed)
+        setup_logging(None)
+        for warning in warnings:
+            _log.info("%s", warning)
+        if arguments.deterministic:
+            torch.use_deterministic_algorithms(True)
+        train(config, arguments, device)
+    except (UserError, Preempted) as error:
+        _log.error("%s", error)
+        return error.exit_code
+    finally:
+        shutdown()
+    return 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
+    return value

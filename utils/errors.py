@@ -1,0 +1,27 @@
+"""What ends a run early, and the exit code that tells a script or a scheduler why."""
+
+PREEMPTED = 75
+
+
+class UserError(Exception):
+    """Wrong use or a wrong setting: the message says what to do, and no traceback is shown."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """The data is missing, empty or too damaged to train on."""
+
+    exit_code = 3
+
+
+class DivergedError(UserError):
+    """A loss became NaN or infinite."""
+
+    exit_code = 4
+
+
+class Preempted(Exception):
+    """The run was asked to stop and has saved itself; the same command resumes it."""
+
+    exit_code = PREEMPTED

@@ -1,0 +1,57 @@
+"""Files that are whole or absent, whatever moment the process is killed at."""
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# Leftovers of killed processes are recognised by it.
+TEMPORARY_PREFIX = ".tmp-"
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a path to write to; what was written replaces `path` at the end, or leaves no trace on an error.
+
+    Args:
+        path: the file to make or replace; its folder is made where missing.
+    Yields:
+        A path in the same folder, with the same suffix (writers choose the format by it). The body must create it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{path.name}")
+    try:
+        yield temporary
+        _flush_to_disk(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    # The renaming itself survives a power cut only when the folder is on disk too.
+    _flush_to_disk(path.parent)
+
+
+def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Write `data` to `path`, replacing an earlier file in one step."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def read_json(path: str | os.PathLike) -> object:
+    """The object that a JSON file holds."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def write_json(path: str | os.PathLike, obj: object) -> None:
+    """Write `obj` as indented JSON, replacing an earlier file in one step."""
+    atomic_write_bytes(path, (json.dumps(obj, indent=1) + "\n").encode("utf-8"))
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,250 @@
+"""What a run tells: console and log.txt, metrics.jsonl, TensorBoard, wandb, pictures. Rank 0 writes, the others are silent."""
+
+import json
+import logging
+import math
+import secrets
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from utils.distributed import is_main, rank
+from utils.errors import UserError
+from utils.files import atomic_path, atomic_write_bytes
+
+_log = logging.getLogger(__name__)
+_HANDLER_NAMES = ("run console", "run file")
+# Without a terminal, a job that has no numbers to show still says that it lives.
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+class RunLog:
+    """Numbers and pictures of one run; every rank may call it, only rank 0's calls do anything.
+
+    Args:
+        folder: the run's; takes `metrics.jsonl`, `pictures/` and wandb's files.
+        log_dir: TensorBoard's folder, by default `folder`/tensorboard.
+        enable_wandb: also log to wandb; WANDB_MODE=offline keeps that on disk.
+        config: plain numbers and strings, for wandb.
+        resume_step: steps after it are cut from all logs, and wandb's run goes on; None starts anew and replaces
+            an earlier `metrics.jsonl`.
+        run_name: what wandb calls the run, by default the folder's name.
+    Raises:
+        UserError: where wandb is asked for and cannot start.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        log_dir: str | Path | None = None,
+        enable_wandb: bool = False,
+        wandb_project: str = "region-object-pretraining",
+        config: Mapping[str, Any] | None = None,
+        resume_step: int | None = None,
+        run_name: str | None = None,
+    ) -> None:
+        self._writes = is_main()
+        if not self._writes:
+            return
+        self._folder = Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        metrics = self._folder / "metrics.jsonl"
+        atomic_write_bytes(metrics, _lines_up_to(metrics, resume_step))
+        self._metrics = open(metrics, "a", encoding="utf-8")
+        purge_step = None if resume_step is None else resume_step + 1
+        self._tensorboard = SummaryWriter(str(log_dir or self._folder / "tensorboard"), purge_step=purge_step)
+        self._wandb = None
+        if enable_wandb:
+            name = run_name or self._folder.resolve().name
+            self._wandb = _start_wandb(
+                self._folder, project=wandb_project, name=name, config=dict(config or {}), resumes=resume_step is not None
+            )
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Log numbers of one step.
+
+        Args:
+            step: optimiser steps done; metrics.jsonl gets one line with it.
+            values: numbers or scalar tensors; NaN and infinity become null in metrics.jsonl, which is strict JSON.
+        """
+        if not self._writes:
+            return
+        numbers = {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}
+        row = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+        self._metrics.write(json.dumps({"step": step, **row}) + "\n")
+        self._metrics.flush()
+        for name, number in numbers.items():
+            self._tensorboard.add_scalar(name, number, step)
+        if self._wandb is not None:
+            self._wandb.log({"step": step, **numbers})
+
+    def pictures(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Keep a picture as pictures/NAME_STEP.png, and show it in TensorBoard and wandb.
+
+        Args:
+            picture: (H, W, 3) uint8 RGB.
+        """
+        if not self._writes:
+            return
+        with atomic_path(self._folder / "pictures" / f"{name}_{step:08d}.png") as temporary:
+            Image.fromarray(picture).save(temporary)
+        self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+        if self._wandb is not None:
+            import wandb
+
+            self._wandb.log({"step": step, name: wandb.Image(picture)})
+
+    def text(self, line: str) -> None:
+        """Say a line on the console and in log.txt."""
+        if self._writes:
+            _log.info(line)
+
+    def close(self) -> None:
+        """Write out what is still in memory; nothing may be logged after."""
+        if self._writes:
+            self._metrics.close()
+            self._tensorboard.close()
+            if self._wandb is not None:
+                self._wandb.finish()
+
+
+def setup_logging(folder: str | Path | None) -> None:
+    """Send Python's logging to the console and, on rank 0, to FOLDER/log.txt; other ranks show warnings alone.
+
+    May be called again, when the folder is known.
+    """
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if handler.name in _HANDLER_NAMES]:
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(logging.INFO)
+    console = _Console()
+    prefix = "" if is_main() else f"[rank {rank()}] "
+    console.setFormatter(_ConsoleFormatter(prefix))
+    console.setLevel(logging.INFO if is_main() else logging.WARNING)
+    handlers: list[logging.Handler] = [console]
+    if folder is not None and is_main():
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(Path(folder) / "log.txt", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handlers.append(file)
+    for handler, name in zip(handlers, _HANDLER_NAMES):
+        handler.name = name
+        root.addHandler(handler)
+
+
+class ProgressBar:
+    """Progress of a job of known length on rank 0's standard error; other ranks are silent. A context manager.
+
+    Args:
+        total: steps, or images, to be done in all.
+        initial: how many were done before, by an earlier process; the ETA leaves them out.
+        desc: what is counted, such as "step".
+    """
+
+    def __init__(self, total: int, *, initial: int = 0, desc: str = "step") -> None:
+        self._total, self._initial, self._desc = total, initial, desc
+        self._begin = self._last_line = time.monotonic()
+        self._shows = is_main()
+        self._bar = None
+        if self._shows and sys.stderr.isatty():
+            self._bar = tqdm(total=total, initial=initial, desc=desc, dynamic_ncols=True)
+
+    def update(self, done: int, scalars: Mapping[str, float] | None = None) -> None:
+        """Show that `done` of `total` are done (counted from 0, not from the last call).
+
+        Args:
+            scalars: numbers to show beside; without a terminal, their coming is what prints a line.
+        """
+        if self._bar is not None:
+            self._bar.n = done
+            if scalars:
+                self._bar.set_postfix_str(_format(scalars), refresh=False)
+            self._bar.update(0)
+        elif self._shows and (scalars or done >= self._total or self._is_silent()):
+            self._last_line = time.monotonic()
+            words = [f"{self._desc} {done}/{self._total}", _format(scalars or {}), f"eta {self.eta(done)}"]
+            print(*filter(None, words), file=sys.stderr, flush=True)
+
+    def eta(self, done: int) -> str:
+        """Time left at the pace since the start, as 1:02:03 or 2:03; `?` before the first step."""
+        if done <= self._initial:
+            return "?"
+        seconds = (time.monotonic() - self._begin) / (done - self._initial) * max(self._total - done, 0)
+        return tqdm.format_interval(seconds)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> "ProgressBar":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _is_silent(self) -> bool:
+        return time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES
+
+
+class _Console(logging.Handler):
+    """Standard error, above a progress bar where one is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+class _ConsoleFormatter(logging.Formatter):
+    def __init__(self, prefix: str) -> None:
+        super().__init__()
+        self._prefix = prefix
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        return f"{self._prefix}{level}{super().format(record)}"
+
+
+def _lines_up_to(metrics: Path, resume_step: int | None) -> bytes:
+    """The lines of a metrics file up to a step; a last line that a kill cut short is dropped."""
+    if resume_step is None or not metrics.exists():
+        return b""
+    kept = []
+    for line in metrics.read_bytes().splitlines():
+        try:
+            if json.loads(line)["step"] <= resume_step:
+                kept.append(line + b"\n")
+        except (ValueError, KeyError, TypeError):
+            _log.warning("dropped an unreadable line of %s", metrics)
+    return b"".join(kept)
+
+
+def _start_wandb(folder: Path, *, project: str, name: str, config: dict[str, Any], resumes: bool) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("log.enable_wandb needs wandb: install it, or set log.enable_wandb=false") from error
+    id_file = folder / "wandb_id.txt"
+    if not (resumes and id_file.exists()):
+        atomic_write_bytes(id_file, secrets.token_hex(4).encode())
+    run_id = id_file.read_text().strip()
+    try:
+        run = wandb.init(project=project, name=name, id=run_id, resume="allow", dir=str(folder), config=config)
+    except (wandb.errors.UsageError, wandb.errors.CommError) as error:
+        raise UserError(f"wandb did not start: {error}. Run `wandb login`, or set WANDB_MODE=offline") from error
+    # With wandb's own counter, the steps that a resumed run repeats would be thrown away.
+    run.define_metric("step")
+    run.define_metric("*", step_metric="step")
+    return run
+
+
+def _format(scalars: Mapping[str, float]) -> str:
+    return " ".join(f"{name}={float(value):.4g}" for name, value in scalars.items())

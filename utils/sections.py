@@ -1,0 +1,100 @@
+"""The sections of a config that every method has. A method's own keys stand beside its main."""
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from utils.config import Section, unused
+
+
+class Backbone(Section):
+    type: str = Field("resnet50", description="A torchvision ResNet by name, or `resnet_tiny` for small images and CPUs.")
+    pretrained: bool | str = Field(False, description="torchvision's ImageNet weights, or the path of a `backbone.pth`.")
+    width: int = Field(16, ge=1, description="`resnet_tiny` only: channels of its first stage.")
+    blocks: list[int] = Field([1, 1, 1, 1], min_length=4, max_length=4,
+                              description="`resnet_tiny` only: residual blocks a stage.")
+    strides: list[int] = Field([1, 1, 2, 2, 2], min_length=5, max_length=5,
+                               description="`resnet_tiny` only: strides of the stem and the four stages.")
+
+
+class Head(Section):
+    type: Literal["MLP"] = Field("MLP", description="Linear, BatchNorm, ReLU, Linear.")
+    input_dim: int | None = Field(None, ge=1, description="Must equal what comes in; empty takes that.")
+    hidden_dim: int = Field(4096, ge=1, description="Hidden units.")
+    output_dim: int = Field(256, ge=1, description="Outputs.")
+
+
+class Amp(Section):
+    sync_bn: bool = Field(True, description="BatchNorm over all processes, on GPUs and CPUs.")
+    opt_level: Literal["O0", "O1", "O2"] = Field("O0", description="O0: float32; O1: autocast; O2: as O1, with a warning.")
+    dtype: Literal["bfloat16", "float16"] = Field("bfloat16", description="The low precision of O1 and O2.")
+    backend: Literal["native", "apex"] = Field("native", description="torch.amp, or an installed NVIDIA Apex with apex.amp.")
+
+
+class Data(Section):
+    image_dir: str = Field(description="Images below `images/SPLIT` or `SPLIT` in it, or else anywhere in it.")
+    split: str = Field("train", description="Which split to train on.")
+    subset: str = Field("", description="A list of class or file names: a text file, or a name in data/subsets/.")
+    mask_dir: str | None = Field(None, description="Where label maps lie; by default `image_dir`/masks.")
+    resize_size: int = Field(224, ge=8, description="Side of a view, in pixels.")
+    data_workers: int = Field(4, ge=0, description="Worker processes that read images, for each training process.")
+    train_batch_size: int = Field(32, ge=1, description="Images a process and micro-batch.")
+    flip_probability: float = Field(0.5, ge=0, le=1, description="Chance that a view is mirrored; the R2O release has 1.")
+    max_bad_fraction: float = Field(0.01, ge=0, le=1, description="Share of unreadable images past which training stops.")
+    num_examples: int | None = Field(None, ge=1, description="Checked against the listing, which decides.")
+    val_batch_size: Any = unused("probes and evaluators have their own batch sizes")
+    dual_views: Any = unused("every method here compares two views")
+
+    @field_validator("subset", mode="before")
+    @classmethod
+    def _empty_subset(cls, value: Any) -> Any:
+        return "" if value is None else value
+
+
+class Optimizer(Section):
+    type: Literal["lars", "sgd", "adamw"] = Field("lars", description="Optimiser.")
+    base_lr: float = Field(0.3, gt=0, description="Learning rate at a global batch of 256; scaled linearly to the real one.")
+    lr_type: Literal["cosine", "piecewise"] = Field("cosine", description="Piecewise: /10 from 96 %, /100 from 98 %.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of lars and sgd.")
+    weight_decay: float = Field(1e-6, ge=0, description="Weight decay.")
+    total_epochs: int = Field(300, ge=1, description="Length of the run and of every schedule.")
+    warmup_epochs: float = Field(3, ge=0, description="Linear warm-up from 0.")
+    exclude_bias_and_bn: bool = Field(True, description="No decay and no adaptation of biases and norm parameters.")
+    decay_stem_norm: bool = Field(False, description="Decay the stem's norm weight all the same, as the releases do.")
+    lars_variant: Literal["released", "deepmind", "cyborgs"] = Field("released", description="Which LARS; see the README.")
+    accumulate_steps: int = Field(1, ge=1, description="Micro-batches an optimiser step; they count in the global batch.")
+
+
+class Checkpoint(Section):
+    time_stamp: str | None = Field(None, description="Name of the run's folder; by default the time.")
+    resume_path: str | None = Field(None, description="A checkpoint, a run's folder, or `auto` for the newest of this config.")
+    save_epoch: int = Field(100, ge=1, description="Every so many epochs a checkpoint is kept for good.")
+    save_minutes: float | None = Field(None, gt=0, description="Save within epochs too, this often.")
+    keep_last: int = Field(2, ge=1, description="How many of the newest other checkpoints are kept.")
+    ckpt_path: str | None = Field(None, description="Template with four slots: stamp, stamp, backbone, epoch.")
+
+
+class Log(Section):
+    log_step: int = Field(10, ge=1, description="Steps between log lines; also between checks that must not stall the GPU.")
+    log_dir: str | None = Field(None, description="TensorBoard's folder; by default the run's.")
+    enable_wandb: bool = Field(False, description="Log to Weights & Biases too (WANDB_MODE=offline works).")
+    wandb_project: str = Field("region-object-pretraining", description="Project there.")
+    num_pictures: int = Field(6, ge=0, description="Images drawn with their regions at every epoch.")
+    log_all: Any = unused("rank 0 logs; averages are over all ranks")
+    wandb_id: Any = unused("a run keeps its id in its folder")
+
+
+class Common(Section):
+    """The sections without a method's own keys, and the switches of the releases that remain."""
+
+    amp: Amp = Amp()
+    checkpoint: Checkpoint = Checkpoint()
+    log: Log = Log()
+    seed: int = Field(0, ge=0, description="Everything random derives from it.")
+    distributed: bool | None = Field(None, description="False refuses to run as one of several processes.")
+    stage: Any = unused("these programs only train")
+
+    @field_validator("amp", "checkpoint", "log", mode="before")
+    @classmethod
+    def _empty_section(cls, value: Any) -> Any:
+        # `log:` with nothing below it reads as None.
+        return {} if value is None else value
