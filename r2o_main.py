@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -20,7 +20,7 @@ from data.views import R2OViews, ViewSpec
 from engine.lars import parameter_groups
 from engine.loop import Plan, train_epochs
 from engine.optimizers import build_optimizer
-from engine.precision import Precision
+from engine.precision import Precision, memory_format
 from engine.run import open_run
 from engine.schedules import (
     NO_CLUSTERING, check_cluster_schedule, momentum_schedule, num_clusters, rate_schedule)
@@ -31,8 +31,8 @@ from tools.make_superpixels import ensure_superpixels
 from tools.pictures import RegionPictures
 from utils.cli import run_main
 from utils.config import Section, unused
-from utils.distributed import rank, world_size
-from utils.errors import DataError, UserError
+from utils.distributed import on_main, rank, world_size
+from utils.errors import UserError
 from utils.method import Progress
 from utils.sections import Backbone, Common, Data, Head, Optimizer
 from utils.sync_batch_norm import convert_sync_batchnorm
@@ -97,39 +97,59 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train(config: R2OConfig, arguments: argparse.Namespace, device: torch.device) -> None:
-    loader, dataset = make_data(config, device)
-    accumulate = config.optimizer.accumulate_steps
-    plan = Plan(config.optimizer.total_epochs, steps_per_epoch=len(loader) // accumulate, accumulate_steps=accumulate,
-                seed=config.seed, log_step=config.log.log_step, save_epoch=config.checkpoint.save_epoch,
-                max_steps=arguments.max_steps, max_bad_fraction=config.data.max_bad_fraction)
-    global_batch = config.data.train_batch_size * world_size() * accumulate
-    clusters = make_curriculum(config.clustering.scheduler)
-    momentum = momentum_schedule(base=config.model.base_momentum, global_batch=global_batch,
-                                 reference_batch=config.model.momentum_reference_batch)
-    learning_rate = make_learning_rate(config.optimizer, plan, global_batch, clusters)
-    method = make_method(config, momentum=momentum, clusters=clusters).to(device, memory_format=torch.channels_last)
-    if world_size() > 1 and config.amp.sync_bn:
-        method = convert_sync_batchnorm(method, device)
-    optimizer = make_optimizer(config.optimizer, method)
-    precision = Precision(config.amp.opt_level, dtype=config.amp.dtype, backend=config.amp.backend, device=device)
-    method, optimizer = precision.prepare(method, optimizer)
+    parts = build(config, device, max_steps=arguments.max_steps)
+    plan, loader, method = parts.plan, parts.loader, parts.method
     run = open_run("r2o", config, out=arguments.out, resume=arguments.resume)
-    run.log.text(f"{loader.num_images} images, {world_size()} processes on {device.type}, global batch {global_batch}, "
+    run.log.text(f"{loader.num_images} images, {world_size()} processes on {device.type}, {parts.global_batch} images a step, "
                  f"{plan.steps_per_epoch} steps an epoch; everything goes to {run.folder}")
-    pictures = RegionPictures(dataset, count=config.log.num_pictures, group=config.clustering.images_per_kmeans)
-    schedules = {"target_momentum": momentum, "clusters": lambda progress: clusters(progress) or NO_CLUSTERING}
-    for epoch in train_epochs(method, loader, optimizer, plan=plan, run=run, precision=precision, prepare=prepare,
-                              learning_rate=learning_rate, schedules=schedules):
+    pictures = RegionPictures(loader.dataset, count=config.log.num_pictures, group=config.clustering.images_per_kmeans)
+    for epoch in train_epochs(method, loader, parts.optimizer, plan=plan, run=run, precision=parts.precision,
+                              prepare=prepare, learning_rate=parts.learning_rate, schedules=parts.schedules):
         pictures.draw(method, plan.progress(epoch * plan.steps_per_epoch), run.log, prepare, device)
     pictures.draw(method, plan.progress(plan.last_step), run.log, prepare, device)
     run.export(method.backbone)
     run.log.close()
 
 
-def make_data(config: R2OConfig, device: torch.device) -> tuple[Loader, R2OViews]:
+class Parts(NamedTuple):
+    """What the loop puts together."""
+
+    loader: Loader
+    method: R2O
+    optimizer: torch.optim.Optimizer
+    precision: Precision
+    plan: Plan
+    global_batch: int
+    learning_rate: Callable[[Progress], float]
+    schedules: dict[str, Callable[[Progress], float]]
+
+
+def build(config: R2OConfig, device: torch.device, *, max_steps: int | None = None) -> Parts:
+    """Config -> data, method, optimiser and schedules; every process of the group calls it."""
+    loader = make_data(config, device)
+    accumulate = config.optimizer.accumulate_steps
+    plan = Plan(config.optimizer.total_epochs, steps_per_epoch=len(loader) // accumulate, accumulate_steps=accumulate,
+                seed=config.seed, log_step=config.log.log_step, save_epoch=config.checkpoint.save_epoch,
+                max_steps=max_steps, max_bad_fraction=config.data.max_bad_fraction)
+    global_batch = config.data.train_batch_size * world_size() * accumulate
+    clusters = make_curriculum(config.clustering.scheduler)
+    momentum = momentum_schedule(base=config.model.base_momentum, global_batch=global_batch,
+                                 reference_batch=config.model.momentum_reference_batch)
+    learning_rate = make_learning_rate(config.optimizer, plan, global_batch, clusters)
+    method = make_method(config, momentum=momentum, clusters=clusters).to(device, memory_format=memory_format(device))
+    if world_size() > 1 and config.amp.sync_bn:
+        method = convert_sync_batchnorm(method, device)
+    optimizer = make_optimizer(config.optimizer, method)
+    precision = Precision(config.amp.opt_level, dtype=config.amp.dtype, backend=config.amp.backend, device=device)
+    method, optimizer = precision.prepare(method, optimizer)
+    schedules = {"target_momentum": momentum, "clusters": lambda progress: clusters(progress) or NO_CLUSTERING}
+    return Parts(loader, method, optimizer, precision, plan, global_batch, learning_rate, schedules)
+
+
+def make_data(config: R2OConfig, device: torch.device) -> Loader:
     """The listing, its superpixels, and batches of views; rank 0 lists and all share its list."""
     settings = config.data
-    images = find_images(settings.image_dir, split=settings.split, subset=settings.subset)
+    images = on_main(lambda: find_images(settings.image_dir, split=settings.split, subset=settings.subset))
     if settings.num_examples not in (None, len(images)):
         _log.warning("data.num_examples says %d, but %s holds %d images, which counts", settings.num_examples, images.root,
                      len(images))
@@ -142,12 +162,7 @@ def make_data(config: R2OConfig, device: torch.device) -> tuple[Loader, R2OViews
                        mask_dir=mask_dir, seed=config.seed)
     sampler = EpochSampler(len(images), batch_size=settings.train_batch_size, world_size=world_size(), rank=rank(),
                            accumulate_steps=config.optimizer.accumulate_steps, seed=config.seed)
-    if len(sampler) == 0:
-        needed = settings.train_batch_size * world_size() * config.optimizer.accumulate_steps
-        raise DataError(f"{images.root} holds {len(images)} images, fewer than one step takes: {settings.train_batch_size} "
-                        f"(data.train_batch_size) x {world_size()} processes x {config.optimizer.accumulate_steps} "
-                        f"(optimizer.accumulate_steps) = {needed}. Lower data.train_batch_size")
-    return make_loader(dataset, sampler, workers=settings.data_workers, device=device), dataset
+    return make_loader(dataset, sampler, workers=settings.data_workers, device=device)
 
 
 def prepare(batch: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,12 @@ SCENES_VERSION = 1
 # Objects are drawn at twice the scene's resolution and averaged, so that their edges are smooth.
 OVERSAMPLING = 2
 # Of an object's drawn pixels, the part that objects in front of it must leave to be seen.
-LEAST_VISIBLE = 0.55
+LEAST_VISIBLE = 0.6
+# Half of an object's length as a share of the scene's side, by the number of objects.
+LARGEST_RADIUS = {1: 0.45, 2: 0.4, 3: 0.34, 4: 0.3}
+# What red, green and blue add to lightness, and how much lighter an object's paper is than its ink.
+LIGHTNESS = np.array([0.299, 0.587, 0.114])
+PAPER_OVER_INK = 0.45
 
 
 class Scene(NamedTuple):
@@ -38,13 +43,14 @@ class Scene(NamedTuple):
         return np.concatenate([np.zeros(1, np.uint8), self.categories])[self.instances]
 
 
-def draw_scene(rng: np.random.Generator, *, size: int, num_objects: tuple[int, int] = (2, 4)) -> Scene:
+def draw_scene(rng: np.random.Generator, *, size: int, num_objects: tuple[int, int] = (2, 3)) -> Scene:
     """Draws one scene; the generator alone decides what it shows.
 
     Args:
         rng: Its state is advanced.
         size: Side of the square picture in pixels, at least 32.
-        num_objects: Least and greatest number of objects, both inclusive.
+        num_objects: Least and greatest number of objects to place, both inclusive, at most 4; one that would hide
+            another is left out.
     Raises:
         ValueError: for a size below 32, where textures can no longer be told apart.
     """
@@ -98,7 +104,7 @@ def draw_object(
     """
     u, v = _object_coordinates(rng, centre=centre, radius=radius, size=size)
     outline, texture = CATEGORIES[category](u, v, rng)
-    paper, ink = draw_colours(rng)
+    paper, ink = draw_colours(rng, paper_share=float(np.mean(texture, where=outline)))
     direction = rng.uniform(0, 2 * math.pi)
     slope = rng.uniform(0.1, 0.35)
     bulge = 1.08 - 0.28 * np.clip(u**2 + v**2, 0, 1.5)
@@ -109,13 +115,25 @@ def draw_object(
     return np.clip(colour, 0, 1), _average(outline.astype(np.float32))
 
 
-def draw_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two (3,) colours in [0, 1] of clearly different lightness, in either order, so that neither names a category."""
+def draw_colours(rng: np.random.Generator, *, paper_share: float) -> tuple[np.ndarray, np.ndarray]:
+    """The two colours of an object: paper and ink, of any hue, the paper lighter by a fixed amount.
+
+    The mean over the object is drawn first and the two lie around it, so that neither a colour nor how much of the object
+    is inked gives its category away; what tells categories apart is where the lighter and the darker colour lie.
+
+    Args:
+        rng: Its state is advanced.
+        paper_share: Share of the object that has the paper's colour, in [0, 1].
+    Returns:
+        Two (3,) float32 colours in [0, 1].
+    """
     while True:
-        pair = rng.uniform(0.02, 0.98, (2, 3)).astype(np.float32)
-        lightness = pair @ np.array([0.299, 0.587, 0.114], np.float32)
-        if abs(lightness[0] - lightness[1]) > 0.28:
-            return pair[0], pair[1]
+        mean = rng.uniform(0.15, 0.85, 3)
+        hue = rng.uniform(-0.6, 0.6, 3)
+        difference = PAPER_OVER_INK + hue - LIGHTNESS @ hue
+        paper, ink = mean + (1 - paper_share) * difference, mean - paper_share * difference
+        if 0.4 < LIGHTNESS @ mean < 0.6 and min(paper.min(), ink.min()) > 0 and max(paper.max(), ink.max()) < 1:
+            return paper.astype(np.float32), ink.astype(np.float32)
 
 
 @lru_cache(maxsize=None)
@@ -126,10 +144,9 @@ def load_photograph(name: str) -> Image.Image:
 
 def _places(rng: np.random.Generator, *, size: int, count: int) -> list[tuple[tuple[float, float], float]]:
     """Centres and radii in pixels; the fewer the objects, the larger, and a new one keeps away from those before it."""
-    largest = {1: 0.42, 2: 0.34, 3: 0.29}.get(count, 0.26)
     places: list[tuple[tuple[float, float], float]] = []
     for _ in range(count):
-        radius = size * largest * rng.uniform(0.8, 1.0)
+        radius = size * LARGEST_RADIUS[count] * rng.uniform(0.8, 1.0)
         tries = rng.uniform(0.75 * radius, size - 0.75 * radius, (20, 2))
         taken = np.array([centre for centre, _ in places]).reshape(-1, 2)
         distance = np.linalg.norm(tries[:, None] - taken, axis=2).min(axis=1, initial=np.inf)

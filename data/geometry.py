@@ -38,7 +38,7 @@ def draw_crop(
         flip_probability: in [0, 1].
     Returns:
         The crop; its box lies on pixel borders.
-    Source: torchvision.transforms.RandomResizedCrop.get_params: ten tries, then the largest centred box of a valid ratio.
+    Source: torchvision.transforms.RandomResizedCrop.get_params: ten tries, then the largest centred box of valid ratio.
     """
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(10):

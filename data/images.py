@@ -3,10 +3,9 @@
 import io
 from pathlib import Path
 
+import cv2
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torchvision.io import ImageReadMode, decode_jpeg
 
 _JPEG_START = b"\xff\xd8\xff"
 
@@ -48,14 +47,14 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray | None:
-    """Decode a complete JPEG, None for one that torchvision refuses: PIL then decides and words the reason."""
+    """Decode a JPEG a third faster than PIL; None for one that OpenCV refuses, which PIL then judges.
+
+    OpenCV 5 refuses truncated files; version 4 filled the rest with grey.
+    """
     try:
-        # torch warns of read-only memory, though nothing here writes to it; a bytearray is writable.
-        encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        image = decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-    except RuntimeError:
+        return cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:
         return None
-    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
 def _decode_with_pil(path: str | Path, data: bytes) -> np.ndarray:

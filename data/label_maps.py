@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
-import torch
 from PIL import Image
-from torchvision.io import ImageReadMode, decode_png
 
 from data.listing import ImageList, walk_images
 from utils.errors import DataError
 from utils.files import atomic_path, read_json, write_json
 
 MAX_LABELS = 65536
+_PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 class LabelMapError(DataError, ValueError):
@@ -41,18 +41,16 @@ def read_label_map(path: str | Path) -> np.ndarray:
     remedy = "make it again, for superpixels with `python -m tools.make_superpixels --verify`"
     try:
         with open(path, "rb") as file:
-            encoded = bytearray(file.read())
+            encoded = file.read()
     except OSError as error:
         raise LabelMapError(f"{path}: {error.strerror}; {remedy}") from error
-    if not encoded:
-        raise LabelMapError(f"{path}: the file is empty; {remedy}")
-    try:
-        labels = decode_png(torch.frombuffer(encoded, dtype=torch.uint8), mode=ImageReadMode.UNCHANGED)
-    except RuntimeError as error:
-        raise LabelMapError(f"{path}: no complete PNG; {remedy}") from error
-    if len(labels) != 1:
-        raise LabelMapError(f"{path}: {len(labels)} channels where a label map has one; {remedy}")
-    return labels[0].numpy()
+    is_png = encoded.startswith(_PNG_START)
+    labels = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), cv2.IMREAD_UNCHANGED) if is_png else None
+    if labels is None:
+        raise LabelMapError(f"{path}: no complete PNG; {remedy}")
+    if labels.ndim != 2:
+        raise LabelMapError(f"{path}: {labels.shape[2]} channels where a label map has one; {remedy}")
+    return labels
 
 
 def write_label_map(path: str | Path, labels: np.ndarray) -> None:

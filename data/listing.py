@@ -60,7 +60,7 @@ def find_images(image_dir: str | Path, *, split: str = "train", subset: str | No
     """List a split's images, at any depth.
 
     Args:
-        image_dir: holds `images/SPLIT`, `images/SPLIT2017`, `SPLIT` or `SPLIT2017`, or else is itself the folder of images.
+        image_dir: holds `images/SPLIT`, `images/SPLIT2017`, `SPLIT` or `SPLIT2017`, or is itself the folder of images.
         split: train, val, ...
         subset: None or "" for all; a text file of class names or file names, one a line; or a bare name, looked up in
             data/subsets.
@@ -127,7 +127,7 @@ def _subset_file(subset: str) -> Path:
     else:
         path = SUBSETS / f"{subset}.txt"
         hint = (
-            "put the list there (the releases of R2O and SimCLR publish imagenet100 and imagenet1p), or make one of your "
+            "put the list there (R2O's and SimCLR's releases publish imagenet100 and imagenet1p), or make one of your "
             f"own with `python -m tools.make_subset --out {path}`"
         )
     if not path.is_file():

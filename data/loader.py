@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 
+import cv2
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -20,13 +21,14 @@ class Loader:
     """Iterates over an epoch's batches.
 
     Attributes:
+        dataset: what the batches are made of.
         unreadable: name -> reason of the images of this epoch that this process could not read.
         num_images: length of the listing.
         batch_size: images a process and micro-batch.
     """
 
     def __init__(self, dataset: Dataset, sampler: EpochSampler, *, workers: int, device: torch.device):
-        self._sampler, self._device = sampler, torch.device(device)
+        self.dataset, self._sampler, self._device = dataset, sampler, torch.device(device)
         self._batches = DataLoader(
             dataset,
             batch_sampler=sampler,
@@ -99,6 +101,7 @@ def make_loader(dataset: Dataset, sampler: EpochSampler, *, workers: int, device
 
 def _use_one_thread(worker: int) -> None:
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
 
 
 def _arrived(batch: dict, event: torch.cuda.Event) -> dict:

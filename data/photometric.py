@@ -181,7 +181,7 @@ def _shift_hue(images: Tensor, turns: Tensor) -> Tensor:
     chroma = highest - lowest
     # Where chroma is 0 the hue is arbitrary and multiplied by 0 below.
     scale = chroma.clamp(min=1e-12).reciprocal_()
-    # sign(highest - red) is 0 where red is the highest, else 1; lerp then chooses exactly, three times as fast as where.
+    # sign(highest - red) is 0 where red is the highest, else 1: lerp then chooses exactly, and faster than where.
     if_red = (green - blue).mul_(scale)
     if_green = (blue - red).mul_(scale).add_(2)
     if_blue = (red - green).mul_(scale).add_(4)

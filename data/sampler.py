@@ -45,8 +45,8 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         step = batch_size * world_size * accumulate_steps
         if num_images < (step if drop_last else 1):
             raise DataError(
-                f"{num_images} images are fewer than one optimiser step takes: {step} = data.train_batch_size {batch_size}"
-                f" x {world_size} processes x optimizer.accumulate_steps {accumulate_steps}; lower one of them"
+                f"{num_images} images are fewer than one optimiser step takes: {step} = data.train_batch_size "
+                f"{batch_size} x {world_size} processes x optimizer.accumulate_steps {accumulate_steps}; lower one"
             )
         self.num_images, self.batch_size = num_images, batch_size
         self.seed, self.shuffle = seed, shuffle

@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import platform
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,7 +114,8 @@ class CheckpointStore:
         if entries:
             names = ", ".join(entry.path.name for entry in entries)
             raise UserError(
-                f"no checkpoint in {self.folder} can be read: {names}. Restore one from a copy, or move them away to start anew"
+                f"no checkpoint in {self.folder} can be read: {names}. "
+                "Restore one from a copy, or move them away to start anew"
             )
         return None, None
 
@@ -151,13 +153,13 @@ def load_checkpoint(path: str | os.PathLike, *, map_location: str | torch.device
         with torch.serialization.safe_globals(_SAFE_GLOBALS):
             return torch.load(path, map_location=map_location, weights_only=True)
     except _DAMAGE as error:
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+        if re.search("unsupported (global|class)", str(error), re.IGNORECASE):
             reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
             raise UserError(
                 f"{path} holds more than tensors, numbers and text, and reading that could run code ({reason}). "
                 "Save its state dicts alone where you trust it"
             ) from error
-        raise UserError(f"{path} is damaged ({type(error).__name__}). Use an older checkpoint, or copy it again") from error
+        raise UserError(f"{path} is damaged ({type(error).__name__}). Use an older one, or copy it again") from error
 
 
 def gather_buffers(module: nn.Module) -> list[dict[str, Tensor]]:
@@ -169,7 +171,7 @@ def gather_buffers(module: nn.Module) -> list[dict[str, Tensor]]:
 
 
 def restore_buffers(module: nn.Module, buffers: list[dict[str, Tensor]]) -> None:
-    """Put this rank's statistics from `gather_buffers` back; another number of ranks shares them out, with a warning."""
+    """Put this rank's statistics from `gather_buffers` back; other numbers of ranks share them, with a warning."""
     if len(buffers) != world_size():
         _log.warning("BatchNorm statistics of %d processes are shared out to %d", len(buffers), world_size())
     saved = buffers[rank() % len(buffers)]

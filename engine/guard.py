@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from utils.distributed import all_reduce_max, gather_objects
 from utils.errors import DivergedError
@@ -45,25 +45,8 @@ class FiniteGuard:
         reports = gather_objects((self._first_bad_step.item(), dict(zip(self._names, self._values.tolist()))))
         step, rank = min((step, rank) for rank, (step, _) in enumerate(reports) if step >= 0)
         parts = ", ".join(f"{name} {value:g}" for name, value in reports[rank][1].items())
-        raise DivergedError(f"losses not finite at step {step} on rank {rank}: {parts}; {_remedy(learning_rate)}")
-
-
-def check_parameters(module: nn.Module, *, step: int, learning_rate: float) -> None:
-    """Stop where a parameter is NaN or infinite: a gradient can overflow while its loss is finite. Waits for the device.
-
-    To be called before a save. DDP keeps parameters equal, so that all ranks find the same.
-    Raises:
-        DivergedError: naming the first such parameter.
-    """
-    names, parameters = zip(*module.named_parameters())
-    finite = torch.isfinite(torch.stack(torch._foreach_norm(list(parameters)))).tolist()
-    if not all(finite):
-        name = names[finite.index(False)]
-        raise DivergedError(f"parameter {name} not finite after {step} steps; {_remedy(learning_rate)}")
-
-
-def _remedy(learning_rate: float) -> str:
-    return (
-        f"learning rate {learning_rate:g}. Lower optimizer.base_lr, warm up for longer (optimizer.warmup_epochs) or use more "
-        "bits (amp.opt_level: O0), and resume from the last checkpoint, which is from before this"
-    )
+        raise DivergedError(
+            f"losses not finite at step {step} on rank {rank}: {parts}; learning rate {learning_rate:g}. "
+            "Lower optimizer.base_lr, warm up for longer (optimizer.warmup_epochs) or use more bits (amp.opt_level: O0), "
+            "and resume from the last checkpoint, which is from before this"
+        )

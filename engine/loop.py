@@ -75,6 +75,7 @@ def train_epochs(method: Method, loader: Any, optimizer: Optimizer, *, plan: Pla
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 method.before_step(progress)
+                losses: dict[str, torch.Tensor] = {}
                 for micro in range(plan.accumulate_steps):
                     batch = prepare(next(batches))
                     generator = torch_generator(plan.seed, step, micro, rank())
@@ -82,12 +83,13 @@ def train_epochs(method: Method, loader: Any, optimizer: Optimizer, *, plan: Pla
                         with precision.autocast():
                             output = wrapped(batch, generator)
                         precision.backward(sum(output.losses.values()) / plan.accumulate_steps)
+                    losses = {name: losses.get(name, 0) + loss.detach() for name, loss in output.losses.items()}
                     meter.add(output)
                 gradient_norm = precision.step(optimizer)
                 optimizer.zero_grad()
                 method.after_step(progress)
                 # Overflowing gradients are float16's everyday; elsewhere they would spoil the next checkpoint unseen.
-                guard.update(step, output.losses | ({} if precision.scales_loss else {"gradient_norm": gradient_norm}))
+                guard.update(step, losses | ({} if precision.scales_loss else {"gradient_norm": gradient_norm}))
                 step += 1
                 meter.end_step()
                 # Whatever makes the host wait for the device, or a process for the others, happens at these steps only.
@@ -103,7 +105,7 @@ def train_epochs(method: Method, loader: Any, optimizer: Optimizer, *, plan: Pla
                 if step == epoch_end or stopping or run.save_is_due(agree=looks_up):
                     guard.check(rate)
                     finished = step % plan.steps_per_epoch == 0
-                    kept = step == plan.last_step or finished and (epoch + 1) % plan.save_epoch == 0
+                    kept = finished and (epoch + 1 == plan.total_epochs or (epoch + 1) % plan.save_epoch == 0)
                     run.save(method, optimizer, precision, step=step, epoch=epoch + finished,
                              steps_per_epoch=plan.steps_per_epoch, permanent=kept)
                 if stopping:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from engine.checkpoint import CheckpointStore, export_backbone, gather_buffers, load_checkpoint, restore_buffers
 from engine.precision import Precision
 from utils.config import Section, dump_config
-from utils.distributed import all_reduce_max, barrier, broadcast_object, is_main, world_size
+from utils.distributed import all_reduce_max, barrier, broadcast_object, is_main, on_main, world_size
 from utils.errors import UserError
 from utils.files import atomic_write_bytes, read_json, write_json
 from utils.log import ProgressBar, RunLog, setup_logging
@@ -150,17 +150,8 @@ def open_run(method: str, config: Section, *, out: str | None, resume: str | Non
     Raises:
         UserError: where a new run would write over another, or nothing is at `resume`.
     """
-    choice = None
-    if is_main():
-        try:
-            choice = _choose_folder(method, config, out=out, resume=resume or config.checkpoint.resume_path)
-            choice[0].mkdir(parents=True, exist_ok=True)
-        except UserError as error:
-            choice = error
-    choice = broadcast_object(choice)
-    if isinstance(choice, UserError):
-        raise choice
-    folder, stamp, resume_from = choice
+    folder, stamp, resume_from = on_main(
+        lambda: _choose_folder(method, config, out=out, resume=resume or config.checkpoint.resume_path))
     keep_buffers = world_size() > 1 and not config.amp.sync_bn
     return Run(folder, config, stamp=stamp, resume_from=resume_from, keep_buffers=keep_buffers)
 

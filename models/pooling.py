@@ -70,7 +70,7 @@ def align_masks(masks: Tensor, boxes: Tensor, flips: Tensor, *, size: tuple[int,
         flips: (N,) bool, whether the view is mirrored left to right.
         size: (h, w) of the view's grid.
     Returns:
-        (N, M, h * w), float32.
+        (N, M, h * w), in the boxes' type.
     Source: equals torchvision's roi_align (aligned=False, adaptive sampling) followed by the flip, as released. RoIAlign is
     separable, so it is two small matrix products an image, differentiable and the same on every device.
     """
@@ -79,7 +79,7 @@ def align_masks(masks: Tensor, boxes: Tensor, flips: Tensor, *, size: tuple[int,
     columns = roi_align_weights(boxes[:, 0] * W, boxes[:, 2] * W, length=W, size=size[1])
     columns = torch.where(flips[:, None, None], columns.flip(1), columns)
     # (N, M, H, W) x (N, W, w) -> (N, M, H, w), then (N, h, H) x that -> (N, M, h, w).
-    across = masks.flatten(1, 2).float() @ columns.transpose(1, 2)
+    across = masks.flatten(1, 2).to(columns.dtype) @ columns.transpose(1, 2)
     across = across.unflatten(1, masks.shape[1:3])
     return (rows[:, None] @ across).flatten(2)
 
@@ -96,12 +96,12 @@ def roi_align_weights(start: Tensor, end: Tensor, *, length: int, size: int) -> 
     Source: Mask R-CNN, section 3, in torchvision's version: a box is at least one cell long, a bin takes
     ceil(box / size) samples, samples more than a cell outside count as zero.
     """
-    extent = (end - start).float().clamp(min=1.0)
+    extent = (end - start).clamp(min=1.0)
     count = (extent / size).ceil()
     samples = torch.arange(-(-length // size) + 1, device=start.device)
     bins = torch.arange(size, device=start.device)
     inside_bin = (samples[None] + 0.5) / count[:, None]
-    position = start.float()[:, None, None] + (bins[None, :, None] + inside_bin[:, None]) * (extent / size)[:, None, None]
+    position = start[:, None, None] + (bins[None, :, None] + inside_bin[:, None]) * (extent / size)[:, None, None]
     counted = (samples[None] < count[:, None])[:, None] & (position >= -1.0) & (position <= length)
     cells = torch.arange(length, device=start.device)
     hat = (1 - (position.clamp(0, length - 1)[..., None] - cells).abs()).clamp(min=0)

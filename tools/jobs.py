@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
+import cv2
 import torch
 
 from data.images import UnreadableImage
@@ -87,7 +88,7 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --workers and --shard; the latter is by default this process' place under torchrun, else everything."""
     place = f"{os.environ.get('RANK', 0)}/{os.environ.get('WORLD_SIZE', 1)}"
     parser.add_argument("--workers", type=int, help="processes; by default all cores")
-    parser.add_argument("--shard", type=parse_shard, default=place, metavar="i/n", help="do the i-th of n parts, from 0")
+    parser.add_argument("--shard", type=parse_shard, default=place, metavar="i/n", help="do the i-th of n parts")
 
 
 # What became of an item: whether it had to be made, or the file that cannot be read and why.
@@ -124,6 +125,7 @@ def _start_worker(make: Callable[[int], bool]) -> None:
     global _make
     _make = make
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
 
 
 def _make_chunk(items: Sequence[int]) -> list[_Result]:

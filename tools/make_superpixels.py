@@ -81,8 +81,8 @@ def make_superpixels(
 def ensure_superpixels(images: ImageList, mask_dir: str | Path, *, size: int, segments: int) -> None:
     """Make what a run lacks, all processes together, and wait until it is there.
 
-    Disks may be shared by all nodes or each node's own: what is missing after every process did its share of the whole is
-    made once more by the processes of a node.
+    Disks may be shared by all nodes or each node's own: what is missing after every process did its share of the
+    whole is made once more by the processes of a node.
     """
     local = (int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     for shard in ((rank(), world_size()), local):
@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--subset", help="as data.subset in a config")
     parser.add_argument("--mask_dir", help="by default IMAGE_DIR/masks")
     parser.add_argument("--segments", type=int, default=100, help="superpixels that SLIC is asked for")
-    parser.add_argument("--size", type=int, default=224, help="side of the maps in pixels, data.resize_size in a config")
+    parser.add_argument("--size", type=int, default=224, help="side of the maps in pixels, as data.superpixel_size")
     parser.add_argument("--verify", action="store_true", help="read the maps that are there, make damaged ones again")
     add_job_arguments(parser)
     arguments = parser.parse_args(argv)

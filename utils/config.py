@@ -150,11 +150,17 @@ def _explain(problem: dict, schema: type[Section], places: dict[str, str], file:
     key = ".".join(parts)
     place = next((places[k] for k in (key, ".".join(parts[:-1])) if k in places), file)
     if problem["type"] == "extra_forbidden":
-        return f"{place}: {key}: no such key{_nearest(key, [k for k, _ in schema_keys(schema)])}"
+        return f"{place}: {key}: no such key{_nearest(key, _known_keys(schema))}"
     if problem["type"] == "missing":
         return f"{place}: {key}: this key is missing and has no default"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{place}: {key}: {message[0].lower()}{message[1:]}; found {problem['input']!r}"
+
+
+def _known_keys(schema: type[Section]) -> list[str]:
+    leaves = [key for key, _ in schema_keys(schema)]
+    sections = {key.rpartition(".")[0] for key in leaves} - {""}
+    return [*leaves, *sorted(sections)]
 
 
 def _nearest(key: str, known: list[str]) -> str:

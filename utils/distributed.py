@@ -1,9 +1,9 @@
-"""One process or many: who this process is, and what processes tell each other. Alone, everything works without a group."""
+"""One process or many: who this process is, and what processes tell each other. Alone, all works without a group."""
 
 import argparse
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -38,8 +38,8 @@ def launch(local_rank: int | None, *, distributed: bool | None = None) -> torch.
         local_rank: what `--local_rank` gave; the variable LOCAL_RANK goes before it.
         distributed: False refuses to run as one of several processes; True and None follow the launcher.
     Returns:
-        This process' GPU, or the CPU where no GPU is visible. The group is NCCL on GPUs and gloo on the CPU; one process
-        alone gets none.
+        This process' GPU, or the CPU where no GPU is visible. The group is NCCL on GPUs and gloo on the CPU; one
+        process alone gets none.
     Raises:
         UserError: where the launcher's variables are incomplete or there are fewer GPUs than processes on this machine.
     """
@@ -103,6 +103,20 @@ def broadcast_object(obj: Any) -> Any:
     return box[0]
 
 
+def on_main(function: Callable[[], Any]) -> Any:
+    """What `function` returns on rank 0, on every rank; a UserError there is raised on every rank, so that none waits."""
+    outcome = None
+    if is_main():
+        try:
+            outcome = function()
+        except UserError as error:
+            outcome = error
+    outcome = broadcast_object(outcome)
+    if isinstance(outcome, UserError):
+        raise outcome
+    return outcome
+
+
 def gather_objects(obj: Any) -> list[Any]:
     """Every rank's object, in rank order, on every rank."""
     if world_size() == 1:
@@ -138,8 +152,8 @@ def all_gather_with_grad(tensor: Tensor) -> Tensor:
     Args:
         tensor: (N, ...), the same shape on every rank.
     Returns:
-        (W N, ...). The gradient of a row is the sum of what all ranks' losses say about it, so that DDP's mean over ranks
-        is the gradient of the mean of the ranks' losses.
+        (W N, ...). The gradient of a row is the sum of what all ranks' losses say about it, so that DDP's mean over
+        ranks is the gradient of the mean of the ranks' losses.
     """
     return tensor if world_size() == 1 else _AllGather.apply(tensor)
 
@@ -189,8 +203,8 @@ def _choose_device(local_rank: int) -> torch.device:
     index = 0 if num_gpus == 1 and "SLURM_PROCID" in os.environ else local_rank
     if index >= num_gpus:
         raise UserError(
-            f"process {local_rank} of this machine has no GPU: {num_gpus} visible. Start at most {num_gpus} processes here "
-            "(--nproc_per_node), or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
+            f"process {local_rank} of this machine has no GPU: {num_gpus} visible. Start at most {num_gpus} processes "
+            "here (--nproc_per_node), or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
         )
     device = torch.device("cuda", index)
     torch.cuda.set_device(device)
@@ -198,16 +212,16 @@ def _choose_device(local_rank: int) -> torch.device:
 
 
 def _place(environment: dict[str, str], local_rank: int | None) -> _Place:
-    """Rank, local rank and world size from torchrun's or torch.distributed.launch's variables, else SLURM's, else alone."""
+    """Who this is, by torchrun's or torch.distributed.launch's variables, else SLURM's, else alone."""
     if "RANK" in environment or "WORLD_SIZE" in environment:
         missing = [name for name in ("RANK", "WORLD_SIZE") if name not in environment]
         if int(environment.get("WORLD_SIZE", 2)) > 1:
             missing += [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
         if missing:
-            raise UserError(f"the launcher left {', '.join(missing)} unset: start with torchrun, or with plain python alone")
+            raise UserError(f"the launcher left {', '.join(missing)} unset: start with torchrun, or plain python alone")
         local = int(environment.get("LOCAL_RANK", local_rank or 0))
         return _Place(int(environment["RANK"]), local, int(environment["WORLD_SIZE"]))
-    # Only srun sets the step's variables: plain python inside an sbatch script is one process, whatever the job asked for.
+    # Only srun sets the step's variables: plain python inside an sbatch script is one process, whatever the job asked.
     if "SLURM_PROCID" in environment and int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_NODELIST"]
         environment.setdefault("MASTER_ADDR", _first_host(nodes))

@@ -1,4 +1,4 @@
-"""What a run tells: console and log.txt, metrics.jsonl, TensorBoard, wandb, pictures. Rank 0 writes, the others are silent."""
+"""What a run tells: console and log.txt, metrics.jsonl, TensorBoard, wandb, pictures. Only rank 0 writes."""
 
 import json
 import logging
@@ -63,10 +63,8 @@ class RunLog:
         self._tensorboard = SummaryWriter(str(log_dir or self._folder / "tensorboard"), purge_step=purge_step)
         self._wandb = None
         if enable_wandb:
-            name = run_name or self._folder.resolve().name
-            self._wandb = _start_wandb(
-                self._folder, project=wandb_project, name=name, config=dict(config or {}), resumes=resume_step is not None
-            )
+            settings = {"project": wandb_project, "name": run_name or self._folder.resolve().name, "config": config}
+            self._wandb = _start_wandb(self._folder, settings, resumes=resume_step is not None)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log numbers of one step.
@@ -227,7 +225,7 @@ def _lines_up_to(metrics: Path, resume_step: int | None) -> bytes:
     return b"".join(kept)
 
 
-def _start_wandb(folder: Path, *, project: str, name: str, config: dict[str, Any], resumes: bool) -> Any:
+def _start_wandb(folder: Path, settings: dict[str, Any], *, resumes: bool) -> Any:
     try:
         import wandb
     except ImportError as error:
@@ -237,7 +235,7 @@ def _start_wandb(folder: Path, *, project: str, name: str, config: dict[str, Any
         atomic_write_bytes(id_file, secrets.token_hex(4).encode())
     run_id = id_file.read_text().strip()
     try:
-        run = wandb.init(project=project, name=name, id=run_id, resume="allow", dir=str(folder), config=config)
+        run = wandb.init(id=run_id, resume="allow", dir=str(folder), **settings)
     except (wandb.errors.UsageError, wandb.errors.CommError) as error:
         raise UserError(f"wandb did not start: {error}. Run `wandb login`, or set WANDB_MODE=offline") from error
     # With wandb's own counter, the steps that a resumed run repeats would be thrown away.

@@ -89,7 +89,7 @@ def _global_statistics(x: Tensor) -> tuple[float, Tensor, Tensor]:
     counts, means, variances = parts[:, :1], *parts[:, 1:].chunk(2, dim=1)
     count = counts.sum().item()
     if count <= 1:
-        raise ValueError(f"BatchNorm needs more than one value a channel in training, got {count:.0f} over all processes")
+        raise ValueError(f"BatchNorm needs more than one value a channel, got {count:.0f} over all processes")
     mean = (counts * means).sum(0) / count
     variance = (counts * (variances + (means - mean) ** 2)).sum(0) / count
     return count, mean, variance

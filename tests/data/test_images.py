@@ -100,6 +100,11 @@ def test_a_jpeg_without_its_last_bytes_is_refused(tmp_path, photo):
         read_image(path)
 
 
+def test_bytes_after_the_end_of_a_jpeg_do_no_harm(tmp_path, photo):
+    (tmp_path / "a.jpg").write_bytes(jpeg_bytes(photo) + b"a phone's own data")
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - photo).mean() < 6
+
+
 def test_what_is_no_image_is_refused_with_file_and_reason(tmp_path):
     for name, data, reason in (
         ("text.jpg", b"not a photo\n", "no known image format"),

@@ -1,8 +1,7 @@
 import logging
 import os
-import signal
-import subprocess
-import sys
+import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -12,11 +11,14 @@ from torch import nn
 
 from engine import checkpoint as checkpoint_module
 from engine.checkpoint import CheckpointStore, export_backbone, gather_buffers, load_checkpoint, restore_buffers
+from tests.utils.test_files import die, killed_in_a_child
 from utils.errors import UserError
+from utils.files import write_json
 
 
 def save(store, step, *, epoch=0, permanent=False, value=None):
-    store.save({"weight": torch.full((3,), float(step if value is None else value))}, step=step, epoch=epoch, permanent=permanent)
+    weight = torch.full((3,), float(step if value is None else value))
+    store.save({"weight": weight}, step=step, epoch=epoch, permanent=permanent)
 
 
 def newest_step(store):
@@ -79,7 +81,8 @@ def test_the_newest_is_the_last_written_even_after_resuming_from_an_older_step(t
     assert newest_step(store) == 150
     save(store, 160)
     assert newest_step(store) == 160
-    assert [name for name in names(store) if name.endswith(".pth")] == ["checkpoint_0_step150.pth", "checkpoint_0_step160.pth"]
+    kept = [f"checkpoint_0_step{step}.pth" for step in (150, 160)]
+    assert [name for name in names(store) if name.endswith(".pth")] == kept
 
 
 def test_a_damaged_newest_falls_back_with_a_warning(tmp_path, caplog):
@@ -138,27 +141,23 @@ def test_a_failing_save_leaves_the_old_one_whole(tmp_path, monkeypatch):
     assert store.load_newest()[0]["weight"].tolist() == [5, 5, 5]
 
 
-KILLED = """
-import os, signal, sys, torch
-from engine import checkpoint
-from engine.checkpoint import CheckpointStore
-store = CheckpointStore(sys.argv[1], keep_last=1)
-store.save({"weight": torch.ones(3)}, step=1, epoch=1, permanent=True)
-def die(*arguments): os.kill(os.getpid(), signal.SIGKILL)
-if sys.argv[2] == "while writing":
-    checkpoint.torch.save = lambda state, path: (path.write_bytes(b"half"), die())
-else:
-    write_json = checkpoint.write_json
-    checkpoint.write_json = lambda *arguments: (write_json(*arguments), die())
-store.save({"weight": torch.zeros(3)}, step=2, epoch=1, permanent=True)
-"""
+def write_half_and_die(state, path):
+    path.write_bytes(b"half")
+    die()
 
 
-@pytest.mark.parametrize("moment", ["while writing", "before the new one takes the old one's place"])
-def test_a_kill_during_a_save_over_a_checkpoint_leaves_the_old_one(tmp_path, moment):
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), moment])
-    assert killed.returncode == -signal.SIGKILL
+def describe_and_die(path, description):
+    write_json(path, description)
+    die()
+
+
+@pytest.mark.parametrize("stage, last_words", [("torch.save", write_half_and_die), ("write_json", describe_and_die)])
+def test_a_kill_during_a_save_over_a_checkpoint_leaves_the_old_one(tmp_path, monkeypatch, stage, last_words):
     store = CheckpointStore(tmp_path, keep_last=1)
+    save(store, 1, epoch=1, permanent=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"engine.checkpoint.{stage}", last_words)
+        killed_in_a_child(lambda: save(store, 2, epoch=1, permanent=True))
     state, _ = store.load_newest()
     assert (state["step"], state["weight"].tolist()) == (1, [1, 1, 1])
     # The next save goes through and removes what the killed one left.
@@ -182,19 +181,14 @@ def test_numpys_scalars_are_read_as_published_checkpoints_hold_them(tmp_path):
     scalars = {"f8": np.float64(0.5), "f4": np.float32(0.25), "i8": np.int64(3), "b1": np.bool_(True)}
     torch.save(scalars, tmp_path / "new.pth")
     # NumPy 1 gave the same function another address.
-    (tmp_path / "old.pth").write_bytes(b"")
-    pickled = torch.serialization.pickle.dumps(scalars, protocol=2).replace(b"numpy._core", b"numpy.core")
-    with open(tmp_path / "old.pth", "wb") as file:
-        torch.save(None, file)
-    repack(tmp_path / "old.pth", pickled)
+    torch.save(None, tmp_path / "old.pth")
+    repack(tmp_path / "old.pth", pickle.dumps(scalars, protocol=2).replace(b"numpy._core", b"numpy.core"))
     for name in ("new.pth", "old.pth"):
         assert load_checkpoint(tmp_path / name) == scalars
 
 
 def repack(path, pickled):
     """Put another pickle into a file of torch.save."""
-    import zipfile
-
     with zipfile.ZipFile(path) as source:
         entries = {name: source.read(name) for name in source.namelist()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:

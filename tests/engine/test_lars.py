@@ -108,6 +108,7 @@ def test_excluded_parameters_are_neither_decayed_nor_scaled():
     parameter.grad = torch.tensor([1.0, -1.0])
     optimizer.step()
     assert parameter.tolist() == [1.5, 4.5]
+    assert parameter.grad.tolist() == [1.0, -1.0]
 
 
 def test_a_resumed_optimiser_takes_the_same_steps():
@@ -179,7 +180,8 @@ def test_by_default_the_stems_scale_is_excluded_as_every_norm_is(released_networ
 
 
 def test_norm_layers_of_every_kind_are_found_by_type():
-    net = nn.Sequential(nn.Linear(4, 4), nn.GroupNorm(2, 4), nn.LayerNorm(4), nn.SyncBatchNorm(4), nn.Conv1d(4, 4, 1, bias=False))
+    norms = [nn.GroupNorm(2, 4), nn.LayerNorm(4), nn.SyncBatchNorm(4)]
+    net = nn.Sequential(nn.Linear(4, 4), *norms, nn.Conv1d(4, 4, 1, bias=False))
     assert excluded_names(net) == {"0.bias", "1.weight", "1.bias", "2.weight", "2.bias", "3.weight", "3.bias"}
 
 

@@ -9,7 +9,8 @@ from utils.errors import UserError
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):
+    torchrun = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    for name in (*torchrun, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -27,7 +28,7 @@ def test_alone_everything_works_without_a_group():
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
     tensor = torch.ones(2, requires_grad=True)
     assert distributed.all_gather_with_grad(tensor) is tensor
-    assert torch.equal(distributed.all_reduce_sum(tensor), tensor) and torch.equal(distributed.all_reduce_max(tensor), tensor)
+    assert all(torch.equal(f(tensor), tensor) for f in (distributed.all_reduce_sum, distributed.all_reduce_max))
     assert distributed.broadcast_object("x") == "x" and distributed.gather_objects("x") == ["x"]
     with distributed.main_first():
         distributed.barrier()

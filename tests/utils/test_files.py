@@ -1,7 +1,5 @@
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -26,6 +24,14 @@ def test_a_failing_write_leaves_the_old_file_and_no_trace(tmp_path):
     assert os.listdir(tmp_path) == ["file.bin"]
 
 
+def test_who_is_reading_the_old_file_reads_it_to_its_end(tmp_path):
+    path = tmp_path / "file.bin"
+    atomic_write_bytes(path, b"old")
+    with open(path, "rb") as reader:
+        atomic_write_bytes(path, b"new")
+        assert reader.read() == b"old"
+
+
 def test_the_old_file_stands_until_the_body_is_over(tmp_path):
     path = tmp_path / "file.bin"
     atomic_write_bytes(path, b"old")
@@ -35,16 +41,33 @@ def test_the_old_file_stands_until_the_body_is_over(tmp_path):
     assert path.read_bytes() == b"new"
 
 
+def killed_in_a_child(work):
+    """Run `work` in a child process, which must end by SIGKILL."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+def die(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_a_kill_in_the_middle_of_a_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "file.bin"
     atomic_write_bytes(path, b"old")
-    code = (
-        "import os, signal, sys; from utils.files import atomic_path\n"
-        "with atomic_path(sys.argv[1]) as temporary:\n"
-        "    temporary.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == -signal.SIGKILL
+
+    def write_half():
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(b"half")
+            die()
+
+    killed_in_a_child(write_half)
     assert path.read_bytes() == b"old"
+    assert len(os.listdir(tmp_path)) == 2
 
 
 def test_writers_that_go_by_the_suffix_find_it(tmp_path):

@@ -45,7 +45,8 @@ def test_alone_it_is_pytorchs_batch_norm_bit_for_bit():
 
 
 def test_conversion_keeps_parameters_buffers_mode_and_state_dict_keys():
-    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.BatchNorm2d(4, eps=0.5, momentum=0.2), nn.BatchNorm1d(4, affine=False)))
+    norms = nn.Sequential(nn.BatchNorm2d(4, eps=0.5, momentum=0.2), nn.BatchNorm1d(4, affine=False))
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), norms)
     net.eval()
     before, keys = dict(net.named_parameters()), list(net.state_dict())
     running = net[1][0].running_mean

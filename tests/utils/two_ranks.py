@@ -1,4 +1,4 @@
-"""What each of two processes computes for test_distributed.py and test_sync_batch_norm.py; started by `run_two_ranks`."""
+"""What two processes compute for test_distributed.py and test_sync_batch_norm.py; started by `run_two_ranks`."""
 
 import os
 import socket

@@ -1,0 +1,41 @@
+# Everything runs on a fresh machine with Python 3.11 (or later) and make: the first target that needs it makes .venv.
+PYTHON ?= python3
+VENV ?= .venv
+METHOD ?= r2o
+RUN = runs/demo/$(METHOD)
+PY = $(VENV)/bin/python
+
+.PHONY: env demo demo-long demo-data test test-slow benchmark clean
+.DELETE_ON_ERROR:
+
+env: $(VENV)/.ready
+
+# uv installs in seconds; pip does the same where uv cannot be had.
+$(VENV)/.ready: requirements.txt
+	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check uv \
+	  && $(PY) -m uv pip install --quiet --python $(PY) -r requirements.txt \
+	  || $(PY) -m pip install --disable-pip-version-check -r requirements.txt
+	touch $@
+
+demo-data: env
+	$(PY) -m tools.make_demo_data --output_dir demo_data
+
+# Pretrain on the embedded scenes, then say what the backbone learned; an interrupted demo goes on where it stopped.
+demo: demo-data
+	$(PY) -m tools.demo --method $(METHOD)
+
+demo-long: demo-data
+	$(PY) -m tools.demo --method $(METHOD) --long
+
+test: env
+	$(PY) -m pytest -q -m "not slow" tests
+
+test-slow: env
+	$(PY) -m pytest -q -m slow tests
+
+benchmark: env
+	$(PY) -m benchmarks.training
+
+clean:
+	rm -rf runs/demo demo_data

@@ -1,0 +1,57 @@
+import argparse
+import os
+
+import pytest
+
+from data.images import UnreadableImage
+from tools.jobs import Summary, available_cores, parse_shard, run_job
+
+
+def odd_is_made(item):
+    if item == 4:
+        raise UnreadableImage("four.jpg", "empty")
+    return item % 2 == 1
+
+
+def fails(item):
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_job_counts_what_was_made_was_there_and_cannot_be_read(workers):
+    summary = run_job(odd_is_made, range(9), workers=workers, skipped=10, desc="numbers")
+    assert summary == Summary(done=4, skipped=14, failures=[("four.jpg", "empty")])
+
+
+def test_nothing_to_do_is_no_error():
+    assert run_job(odd_is_made, [], desc="numbers") == Summary()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_unexpected_error_stops_the_job(workers):
+    with pytest.raises(ZeroDivisionError):
+        run_job(fails, range(9), workers=workers, desc="numbers")
+
+
+def test_progress_ends_at_the_total(capsys):
+    run_job(odd_is_made, range(3), workers=1, skipped=2, desc="numbers")
+    assert "numbers 5/5" in capsys.readouterr().err
+
+
+def test_a_long_list_of_failures_is_cut():
+    text = str(Summary(failures=[(f"{number}.jpg", "empty") for number in range(30)]))
+    assert "30 failed" in text and "19.jpg: empty" in text and "20.jpg" not in text and "and 10 more" in text
+
+
+@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/b", "1/0"])
+def test_a_shard_that_does_not_exist_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="i/n"):
+        parse_shard(text)
+
+
+def test_processes_of_one_launcher_share_the_cores(monkeypatch):
+    assert parse_shard("1/3") == (1, 3)
+    everything = available_cores()
+    assert everything <= os.cpu_count()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(everything))
+    assert available_cores() == 1
