@@ -2,6 +2,8 @@
 
 Wiring only: the config's schema, then config -> data -> method -> loop.
 """
+import utils.threads  # noqa: F401  isort: skip  before torch
+
 import argparse
 import logging
 import sys

@@ -16,7 +16,9 @@ from evaluation.probe_data import ProbeData
 # (N, 3, S, S) uint8 images -> (N, D, h, w) features.
 FeatureMap = Callable[[Tensor], Tensor]
 # Pixels of an image that the segmentation probe is fitted to, drawn at random.
-_PIXELS_PER_IMAGE = 48
+_PIXELS_PER_IMAGE = 32
+# Images that are worked on at a time, for the sake of memory.
+_BATCH = 250
 
 
 class Scores(NamedTuple):
@@ -76,26 +78,15 @@ def compare_backbones(
     Returns:
         "region accuracy" and "segmentation mIoU".
     """
-    scores = {}
-    for name, backbone in (("pretrained", pretrained), ("untrained", untrained)):
-        features = extract_features(backbone, train.images), extract_features(backbone, val.images)
-        scores[name] = [
-            _probe_part(*features, train, val, part, ridge=ridge)
-            for part in _random_parts(len(train.images), num_seeds, train_share, seed)
-        ]
-    regions = val.categories[val.categories >= 0]
-    chances = (
-        torch.bincount(regions).max().item() / len(regions),
-        mean_iou(torch.zeros_like(val.segmentation), val.segmentation, num_classes=val.num_classes + 1),
-    )
-    return {
-        probe: Comparison(
-            Scores(tuple(part[place] for part in scores["pretrained"])),
-            Scores(tuple(part[place] for part in scores["untrained"])),
-            chances[place],
-        )
-        for place, probe in enumerate(("region accuracy", "segmentation mIoU"))
+    parts = _random_parts(len(train.images), num_seeds, train_share, seed)
+    scores = [_probe(backbone, train, val, parts, ridge=ridge) for backbone in (pretrained, untrained)]
+    classes = val.categories[val.categories >= 0]
+    background = torch.zeros_like(val.segmentation)
+    chances = {
+        "region accuracy": torch.bincount(classes).max().item() / len(classes),
+        "segmentation mIoU": mean_iou(background, val.segmentation, num_classes=val.num_classes + 1),
     }
+    return {name: Comparison(scores[0][name], scores[1][name], chance) for name, chance in chances.items()}
 
 
 def format_comparisons(comparisons: Mapping[str, Comparison]) -> str:
@@ -116,28 +107,37 @@ def format_comparisons(comparisons: Mapping[str, Comparison]) -> str:
 
 
 @torch.no_grad()
-def extract_features(backbone: FeatureMap, images: Tensor, *, batch_size: int = 256) -> Tensor:
+def extract_features(backbone: FeatureMap, images: Tensor, *, batch_size: int = _BATCH) -> Tensor:
     """(N, D, h, w) float32 features of uint8 images (N, 3, S, S), on the CPU."""
     return torch.cat([backbone(batch).float().cpu() for batch in images.split(batch_size)])
 
 
-def pool_objects(features: Tensor, data: ProbeData) -> tuple[Tensor, Tensor]:
+def pool_objects(features: Tensor, data: ProbeData) -> Tensor:
     """Mean features of every object over its true mask.
 
     Args:
         features: (N, D, h, w).
         data: the N images' ground truth.
     Returns:
-        (R, D) pooled features and (R,) class of each of the R objects.
+        (N, M, D), beside `data.categories`; 0 for places without an object, or whose object others hide.
     """
-    size = features.shape[-2:]
-    masks = F.one_hot(data.instances + 1, data.categories.shape[1] + 1)[..., 1:].permute(0, 3, 1, 2).float()
-    weight = F.adaptive_avg_pool2d(masks, size)
-    weight = weight / weight.sum((2, 3), keepdim=True).clamp(min=1e-9)
-    pooled = torch.einsum("nmhw,ndhw->nmd", weight, features)
-    # An object that others hide entirely has nothing to be known by.
-    seen = (data.categories >= 0) & (weight.sum((2, 3)) > 0)
-    return pooled[seen], data.categories[seen]
+    places = torch.arange(data.categories.shape[1])[:, None, None]
+    pooled = []
+    for some, instances in zip(features.split(_BATCH), data.instances.split(_BATCH)):
+        weight = F.adaptive_avg_pool2d((instances[:, None] == places).float(), some.shape[-2:])
+        weight = weight / weight.sum((2, 3), keepdim=True).clamp(min=1e-9)
+        pooled.append(torch.einsum("nmhw,ndhw->nmd", weight, some))
+    return torch.cat(pooled)
+
+
+def sample_pixels(features: Tensor, segmentation: Tensor, *, per_image: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Features interpolated at random pixels, (N, P, D), and what the pixels show, (N, P)."""
+    N, side = len(features), segmentation.shape[-1]
+    place = torch.rand(N, per_image, 2, generator=torch.Generator().manual_seed(seed))
+    grid = 2 * place[:, None] - 1
+    sampled = F.grid_sample(features, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    x, y = (place * side).long().clamp(max=side - 1).unbind(-1)
+    return sampled[:, :, 0].transpose(1, 2), segmentation.flatten(1).gather(1, y * side + x)
 
 
 class LinearClassifier(NamedTuple):
@@ -153,21 +153,27 @@ class LinearClassifier(NamedTuple):
         return ((features - self.mean) / self.scale) @ self.weight + self.bias
 
 
-def fit_linear(features: Tensor, labels: Tensor, *, num_classes: int, ridge: float) -> LinearClassifier:
+def fit_linear(
+    features: Tensor, labels: Tensor, *, num_classes: int, ridge: float, balanced: bool = False
+) -> LinearClassifier:
     """Least squares to one-hot targets with a penalty, in closed form and in float64, after standardising.
 
     Args:
         features: (R, D).
         labels: (R,) in [0, num_classes).
         num_classes: K.
-        ridge: penalty per example on the squared weights; the bias is free.
+        ridge: penalty on the squared weights, against a mean squared error over the examples; the bias is free.
+        balanced: let every class that occurs weigh the same, or the commonest wins wherever the features leave a doubt.
     """
-    mean, scale = features.double().mean(0), features.double().std(0, correction=0).clamp(min=1e-6)
-    inputs = (features.double() - mean) / scale
-    targets = F.one_hot(labels, num_classes).double()
-    bias = targets.mean(0)
-    gram = inputs.T @ inputs / len(inputs) + ridge * torch.eye(inputs.shape[1], dtype=torch.float64)
-    weight = torch.linalg.solve(gram, inputs.T @ (targets - bias) / len(inputs))
+    counts = torch.bincount(labels, minlength=num_classes).double()
+    share = (1 / counts if balanced else torch.ones_like(counts))[labels]
+    share = (share / share.sum())[:, None]
+    features, targets = features.double(), F.one_hot(labels, num_classes).double()
+    mean, bias = (share * features).sum(0), (share * targets).sum(0)
+    scale = (share * (features - mean).square()).sum(0).sqrt().clamp(min=1e-6)
+    inputs = (features - mean) / scale
+    gram = inputs.T @ (share * inputs) + ridge * torch.eye(inputs.shape[1], dtype=torch.float64)
+    weight = torch.linalg.solve(gram, inputs.T @ (share * (targets - bias)))
     return LinearClassifier(*(tensor.float() for tensor in (mean, scale, weight, bias)))
 
 
@@ -179,43 +185,52 @@ def mean_iou(predicted: Tensor, labels: Tensor, *, num_classes: int) -> float:
     return (confusion.diagonal()[union > 0] / union[union > 0]).mean().item()
 
 
-def _probe_part(
-    train_features: Tensor, val_features: Tensor, train: ProbeData, val: ProbeData, part: Tensor, *, ridge: float
-) -> tuple[float, float]:
-    """Both probes' scores, fitted to the training images in `part`."""
-    some = train._replace(
-        images=train.images[part], instances=train.instances[part], categories=train.categories[part]
-    )
-    features = train_features[part]
-    accuracy = _region_accuracy(features, val_features, some, val, ridge=ridge)
-    return accuracy, _segmentation_miou(features, val_features, some, val, ridge=ridge)
+def _probe(backbone: FeatureMap, train: ProbeData, val: ProbeData, parts: list[Tensor], *, ridge: float) -> dict[str, Scores]:
+    """Both probes' scores on one backbone, fitted to each of the parts of the training images."""
+    train_features, val_features = (extract_features(backbone, data.images) for data in (train, val))
+    regions = _region_accuracies(train_features, val_features, train, val, parts, ridge=ridge)
+    pixels = _segmentation_mious(train_features, val_features, train, val, parts, ridge=ridge)
+    return {"region accuracy": regions, "segmentation mIoU": pixels}
 
 
-def _region_accuracy(train_features: Tensor, val_features: Tensor, train: ProbeData, val: ProbeData, *, ridge: float) -> float:
-    pooled, classes = pool_objects(train_features, train)
-    classifier = fit_linear(pooled, classes, num_classes=train.num_classes, ridge=ridge)
-    pooled, classes = pool_objects(val_features, val)
-    return (classifier(pooled).argmax(-1) == classes).float().mean().item()
+def _region_accuracies(
+    train_features: Tensor, val_features: Tensor, train: ProbeData, val: ProbeData, parts: list[Tensor], *, ridge: float
+) -> Scores:
+    train_pooled, val_pooled = pool_objects(train_features, train), pool_objects(val_features, val)
+    there = val.categories >= 0
+    accuracies = []
+    for part in parts:
+        known = train.categories[part] >= 0
+        classifier = fit_linear(
+            train_pooled[part][known], train.categories[part][known], num_classes=train.num_classes, ridge=ridge
+        )
+        correct = classifier(val_pooled[there]).argmax(-1) == val.categories[there]
+        accuracies.append(correct.float().mean().item())
+    return Scores(tuple(accuracies))
 
 
-def _segmentation_miou(
-    train_features: Tensor, val_features: Tensor, train: ProbeData, val: ProbeData, *, ridge: float
-) -> float:
-    """The classifier is fitted to features interpolated at random pixels and applied at the grid's cells, whose scores are
-    then interpolated: both orders are the same linear function, but this one never makes features for every pixel."""
-    labels = train.segmentation
-    place = torch.rand(len(labels), _PIXELS_PER_IMAGE, 2, generator=torch.Generator().manual_seed(0))
-    sampled = F.grid_sample(train_features, 2 * place[:, None] - 1, mode="bilinear", padding_mode="border", align_corners=False)
-    pixel = (place * labels.shape[-1]).long().clamp(max=labels.shape[-1] - 1)
-    truth = labels.flatten(1).gather(1, pixel[..., 1] * labels.shape[-1] + pixel[..., 0])
-    classifier = fit_linear(
-        sampled[:, :, 0].transpose(1, 2).flatten(0, 1), truth.flatten(), num_classes=train.num_classes + 1, ridge=ridge
-    )
-    scores = classifier(val_features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    predicted = [
-        F.interpolate(some, val.instances.shape[-2:], mode="bilinear", align_corners=False).argmax(1) for some in scores.split(256)
-    ]
-    return mean_iou(torch.cat(predicted), val.segmentation, num_classes=val.num_classes + 1)
+def _segmentation_mious(
+    train_features: Tensor, val_features: Tensor, train: ProbeData, val: ProbeData, parts: list[Tensor], *, ridge: float
+) -> Scores:
+    """Fitted to features interpolated at random pixels, applied to the grid's cells, whose scores are then interpolated.
+
+    Interpolating features or scores is the same linear function, but features of every pixel are never made.
+    """
+    num_classes = train.num_classes + 1
+    sampled, shown = sample_pixels(train_features, train.segmentation, per_image=_PIXELS_PER_IMAGE, seed=0)
+    # Cells are judged at the images' own resolution, which is as fine as the backbone has seen them.
+    size = val.images.shape[-2:]
+    truth = F.interpolate(val.segmentation[:, None].float(), size, mode="nearest-exact")[:, 0].long()
+    cells = val_features.permute(0, 2, 3, 1)
+    scores = []
+    for part in parts:
+        classifier = fit_linear(
+            sampled[part].flatten(0, 1), shown[part].flatten(), num_classes=num_classes, ridge=ridge, balanced=True
+        )
+        logits = classifier(cells).permute(0, 3, 1, 2)
+        predicted = [F.interpolate(some, size, mode="bilinear").argmax(1) for some in logits.split(_BATCH)]
+        scores.append(mean_iou(torch.cat(predicted), truth, num_classes=num_classes))
+    return Scores(tuple(scores))
 
 
 def _random_parts(count: int, num_parts: int, share: float, seed: int) -> list[Tensor]:

@@ -1,0 +1,101 @@
+"""Where a training step's time goes: the data path alone, the step alone, and both together.
+
+    python -m benchmarks.training [--cfg r2o/demo] [--set data.train_batch_size=32 ...] [--steps 20]
+
+One process, the device that training would take. The figures of one run belong together: machines differ, ratios less so.
+"""
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import r2o_main
+from benchmarks.data_path import images_per_second, worker_milliseconds
+from utils.config import find_config, load_config
+from utils.distributed import launch
+from utils.errors import UserError
+
+WARM_UP = 3
+
+
+def measure(parts: r2o_main.Parts, device: torch.device, *, steps: int) -> dict[str, float]:
+    """Images per second of each part, and milliseconds that one core needs to read an image."""
+    batches = iter(parts.loader)
+    batch = next(batches)
+    prepared = r2o_main.prepare(batch)
+    images = len(batch["images"])
+    speeds = {
+        "data path alone": images_per_second(parts.loader, num_batches=steps, warm_up=WARM_UP),
+        "augmentation alone": _rate(lambda: r2o_main.prepare(batch), images, device, steps),
+        "finding regions alone": _rate(lambda: parts.method.find_regions(prepared, parts.method.clusters), images, device, steps),
+        "step alone (with regions)": _rate(lambda: _step(parts, prepared), images, device, steps),
+    }
+    parts.loader.set_epoch(1)
+    stream = iter(parts.loader)
+    together = _rate(lambda: _step(parts, r2o_main.prepare(next(stream))), images, device, steps)
+    speeds["both together"] = together
+    speeds["milliseconds a core reads an image"] = worker_milliseconds(parts.loader.dataset, num_images=32)
+    return speeds
+
+
+def _step(parts: r2o_main.Parts, batch: dict[str, Any]) -> None:
+    progress = parts.plan.progress(1)
+    parts.method.before_step(progress)
+    with parts.precision.autocast():
+        output = parts.method(batch, torch.Generator())
+    parts.precision.backward(sum(output.losses.values()))
+    parts.precision.step(parts.optimizer)
+    parts.optimizer.zero_grad()
+
+
+def _rate(work: Callable[[], Any], images: int, device: torch.device, steps: int) -> float:
+    for _ in range(WARM_UP):
+        work()
+    _wait(device)
+    begin = time.perf_counter()
+    for _ in range(steps):
+        work()
+    _wait(device)
+    return images * steps / (time.perf_counter() - begin)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def report(speeds: dict[str, float]) -> str:
+    """A table; a part's share is of the time that an image takes when everything runs one after the other."""
+    milliseconds = speeds.pop("milliseconds a core reads an image")
+    lines = [f"{'part':<28}{'images/s':>10}{'ms/image':>10}{'share of both':>15}"]
+    lines += [f"{name:<28}{speed:>10.1f}{1e3 / speed:>10.2f}{speeds['both together'] / speed:>15.0%}"
+              for name, speed in speeds.items()]
+    return "\n".join([*lines, f"one core reads, cuts and labels an image in {milliseconds:.2f} ms"])
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cfg", default="r2o/demo")
+    parser.add_argument("--set", nargs="+", default=[], action="extend", dest="overrides", metavar="KEY=VALUE")
+    parser.add_argument("--steps", type=int, default=20)
+    arguments = parser.parse_args(argv)
+    try:
+        config, _ = load_config(find_config(arguments.cfg, method="r2o"), r2o_main.R2OConfig, overrides=arguments.overrides)
+        device = launch(None)
+        parts = r2o_main.build(config, device)
+        needed = arguments.steps + 2 * WARM_UP
+        if len(parts.loader) < needed:
+            raise UserError(f"an epoch has {len(parts.loader)} batches and {needed} are needed: lower --steps or the batch size")
+        parts.method.before_step(parts.plan.progress(0))
+        print(report(measure(parts, device, steps=arguments.steps)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

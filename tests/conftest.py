@@ -1,0 +1,1 @@
+import utils.threads  # noqa: F401  isort: skip  before torch
