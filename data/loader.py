@@ -1,6 +1,7 @@
 """Batches on the device, one ahead where copying can run beside computing."""
 
 import logging
+import signal
 from collections.abc import Iterator
 
 import cv2
@@ -36,7 +37,7 @@ class Loader:
             collate_fn=collate,
             pin_memory=self._device.type == "cuda",
             persistent_workers=workers > 0,
-            worker_init_fn=_use_one_thread,
+            worker_init_fn=_start_worker,
         )
         self._warned: set[str] = set()
         self.unreadable: dict[str, str] = {}
@@ -99,8 +100,12 @@ def make_loader(dataset: Dataset, sampler: EpochSampler, *, workers: int, device
     return Loader(dataset, sampler, workers=workers, device=device)
 
 
-def _use_one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    # A scheduler's warning goes to every process of a job. The training process saves and stops; workers that died at once
+    # would take it down before it has. They end with it all the same.
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(1)
 
 

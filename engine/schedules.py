@@ -3,6 +3,7 @@
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from utils.method import Progress
 
@@ -89,7 +90,11 @@ def ema_momentum(step: int, total_steps: int, base: float) -> float:
 def rate_schedule(*, lr_type: str, base_lr: float, global_batch: int, total_steps: int,
                   warmup_steps: float) -> Callable[[Progress], float]:
     """The learning rate at a Progress: `base_lr` x `global_batch` / 256 at its peak, warmed up and lowered as `lr_type` says."""
-    share = {"cosine": warmup_cosine, "piecewise": warmup_piecewise}[lr_type]
+    share = {
+        "cosine": warmup_cosine,
+        "piecewise": warmup_piecewise,
+        "piecewise_released": partial(warmup_piecewise, drops=RELEASED_PIECEWISE_DROPS),
+    }[lr_type]
     peak = base_lr * global_batch / 256
     return lambda progress: peak * share(progress.step, total_steps=total_steps, warmup_steps=warmup_steps)
 

@@ -27,7 +27,10 @@ def main(argv: list[str] | None = None) -> int:
     print(f"Pretraining with configs/{arguments.method}/{name}.yaml; stop it with Ctrl-C and it goes on from there next time.")
     command = [sys.executable, f"{arguments.method}_main.py", "--cfg", f"{arguments.method}/{name}", "--out", str(run),
                "--resume", "auto"]
-    code = subprocess.run(command).returncode
+    try:
+        code = subprocess.run(command).returncode
+    except KeyboardInterrupt:
+        return 130
     if code:
         return code
     Image.fromarray(story(run / "pictures")).save(run / "regions.png")

@@ -1,6 +1,7 @@
 """The command line that every main shares."""
 import argparse
 import logging
+import signal
 from collections.abc import Callable
 
 import torch
@@ -33,7 +34,7 @@ def run_main(method: str, schema: type[Schema], train: Callable[[Schema, argpars
     """Parse, load the config, join the process group, train.
 
     Returns:
-        The exit code: 0 done, 2 wrong use or config, 3 bad data, 4 diverged, 75 preempted.
+        The exit code: 0 done, 2 wrong use or config, 3 bad data, 4 diverged, 75 preempted, 130 interrupted.
     """
     arguments = make_parser(description).parse_args(argv)
     setup_logging(None)
@@ -52,6 +53,9 @@ def run_main(method: str, schema: type[Schema], train: Callable[[Schema, argpars
     except (UserError, Preempted) as error:
         _log.error("%s", error)
         return error.exit_code
+    except KeyboardInterrupt:
+        _log.error("interrupted; --resume auto goes on from the last checkpoint")
+        return 128 + signal.SIGINT
     finally:
         shutdown()
     return 0

@@ -53,7 +53,8 @@ class Data(Section):
 class Optimizer(Section):
     type: Literal["lars", "sgd", "adamw"] = Field("lars", description="Optimiser.")
     base_lr: float = Field(0.3, gt=0, description="Learning rate at a global batch of 256; scaled linearly to the real one.")
-    lr_type: Literal["cosine", "piecewise"] = Field("cosine", description="Piecewise: /10 from 96 %, /100 from 98 %.")
+    lr_type: Literal["cosine", "piecewise", "piecewise_released"] = Field(
+        "cosine", description="Piecewise: /10 from 96 % of the steps, /100 from 98 %; the release never reaches /100.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of lars and sgd.")
     weight_decay: float = Field(1e-6, ge=0, description="Weight decay.")
     total_epochs: int = Field(300, ge=1, description="Length of the run and of every schedule.")

@@ -241,7 +241,8 @@ def test_two_processes_with_half_the_batch_equal_one(folder):
 
 def launched(folder: Path, out: str, *arguments: str) -> subprocess.Popen:
     command = [sys.executable, "r2o_main.py", "--cfg", str(folder / "own.yaml"), "--out", str(folder / out), *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
 
 
 def wait_for_step(run: Path, step: int) -> None:
@@ -254,11 +255,12 @@ def wait_for_step(run: Path, step: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
 def test_a_killed_run_goes_on_to_the_same_parameters(folder, number):
-    write_config(folder, optimizer={"total_epochs": 12}, checkpoint={"save_minutes": 0.002})
+    """As schedulers do, the signal goes to the data workers too."""
+    write_config(folder, optimizer={"total_epochs": 12}, checkpoint={"save_minutes": 0.002}, data={"data_workers": 1})
     assert launched(folder, "whole").wait(timeout=200) == 0
     process = launched(folder, "killed")
     wait_for_step(folder / "killed", 14)
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     code = process.wait(timeout=60)
     assert code == (-signal.SIGKILL if number == signal.SIGKILL else 75), process.stderr.read()
     assert launched(folder, "killed", "--resume", "auto").wait(timeout=200) == 0

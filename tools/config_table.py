@@ -1,0 +1,88 @@
+"""The keys of a method's config as a Markdown table, from its schema.
+
+    python -m tools.config_table r2o [--write README.md]      between the lines <!-- keys: r2o --> and <!-- end -->
+"""
+import argparse
+import importlib
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import PydanticUndefined
+
+from utils.config import Section, schema_keys
+from utils.files import atomic_write_bytes
+from utils.sections import Common
+
+
+def schema_of(method: str) -> type[Section]:
+    """The config schema that METHOD_main.py defines."""
+    module = importlib.import_module(f"{method}_main")
+    return next(value for value in vars(module).values()
+                if isinstance(value, type) and issubclass(value, Common) and value.__module__ == module.__name__)
+
+
+def table(schema: type[Section]) -> str:
+    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for key, field in schema_keys(schema):
+        default = "required" if field.default is PydanticUndefined else f"`{_text(field.default)}`"
+        lines.append(f"| `{key}` | {_type(field.annotation)}{_range(field.metadata)} | {default} | {field.description} |")
+    return "\n".join(lines)
+
+
+def write_into(text: str, method: str, new: str) -> str:
+    """`text` with the table between the method's marks replaced.
+
+    Raises:
+        ValueError: there are no such marks.
+    """
+    pattern = re.compile(rf"(<!-- keys: {method} -->\n).*?(<!-- end -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"no lines <!-- keys: {method} --> and <!-- end -->")
+    return pattern.sub(lambda match: f"{match[1]}{new}\n{match[2]}", text)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "empty" if value is None else str(value) or '""'
+
+
+def _type(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return ", ".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type(a) for a in arguments if a is not type(None))
+    if origin is list:
+        return f"list of {_type(arguments[0])}"
+    return {"str": "text", "bool": "true, false", "int": "whole number", "float": "number"}.get(
+        getattr(annotation, "__name__", ""), "any")
+
+
+def _range(metadata: list[Any]) -> str:
+    bounds = []
+    for rule in metadata:
+        for name, sign in (("gt", "&gt;"), ("ge", "≥"), ("lt", "&lt;"), ("le", "≤")):
+            if getattr(rule, name, None) is not None:
+                bounds.append(f"{sign} {getattr(rule, name)}")
+    return f", {', '.join(bounds)}" if bounds else ""
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method")
+    parser.add_argument("--write", type=Path, help="a Markdown file with the marks")
+    arguments = parser.parse_args(argv)
+    new = table(schema_of(arguments.method))
+    if arguments.write is None:
+        print(new)
+    else:
+        text = write_into(arguments.write.read_text(encoding="utf-8"), arguments.method, new)
+        atomic_write_bytes(arguments.write, text.encode("utf-8"))
+
+
+if __name__ == "__main__":
+    main()
