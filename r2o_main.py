@@ -8,6 +8,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 
 from data.listing import find_images
 from data.loader import Loader, make_loader
-from data.photometric import normalise, prepare_views
+from data.photometric import BYOL_VIEW_1, BYOL_VIEW_2, normalise, prepare_views
 from data.sampler import EpochSampler
 from data.views import R2OViews, ViewSpec
 from engine.lars import parameter_groups
@@ -77,6 +78,7 @@ class R2OData(Data):
     slic_segments: int = Field(100, ge=1, description="Superpixels asked of SLIC.")
     superpixel_size: int = Field(224, ge=8, description="Side at which SLIC sees the image.")
     min_crop: float = Field(0.08, gt=0, le=1, description="Smallest share of the image's area that a view may show.")
+    grey_probability: float = Field(0.2, ge=0, le=1, description="Chance that a view loses its colours.")
     overlap_indicator: bool = Field(True, description="Compare only regions that both views show.")
     weight: bool = Field(False, description="Weigh regions by their area.")
     mask_type: Any = unused("R2O's regions begin as superpixels")
@@ -159,7 +161,10 @@ def make_data(config: R2OConfig, device: torch.device) -> Loader:
     if settings.superpixels == "cached":
         mask_dir = settings.mask_dir or f"{settings.image_dir}/masks"
         ensure_superpixels(images, mask_dir, size=settings.superpixel_size, segments=settings.slic_segments)
-    spec = ViewSpec(size=settings.resize_size, scale=(settings.min_crop, 1.0), flip_probability=settings.flip_probability)
+    photometric = tuple(replace(view.at_size(settings.resize_size), grey_probability=settings.grey_probability)
+                        for view in (BYOL_VIEW_1, BYOL_VIEW_2))
+    spec = ViewSpec(size=settings.resize_size, scale=(settings.min_crop, 1.0), flip_probability=settings.flip_probability,
+                    photometric=photometric)
     dataset = R2OViews(images, spec=spec, superpixel_size=settings.superpixel_size, segments=settings.slic_segments,
                        mask_dir=mask_dir, seed=config.seed)
     sampler = EpochSampler(len(images), batch_size=settings.train_batch_size, world_size=world_size(), rank=rank(),

@@ -1,6 +1,6 @@
 """BYOL's photometric augmentation: drawn a sample in the worker, applied to the whole batch on its device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
 from itertools import permutations
@@ -57,6 +57,13 @@ class PhotometricSpec:
             raise ValueError(f"blur_sigma must be two rising positive numbers, not {self.blur_sigma}")
         if not 0 <= self.hue <= 0.5:
             raise ValueError(f"hue must lie in [0, 0.5], not {self.hue}")
+
+
+    def at_size(self, size: int) -> "PhotometricSpec":
+        """The same for views of another side than the 224 px it is meant for: the blur reaches over as much of the picture."""
+        share = size / 224
+        kernel = max(2 * round((self.blur_kernel - 1) / 2 * share) + 1, 3)
+        return replace(self, blur_kernel=kernel, blur_sigma=(self.blur_sigma[0] * share, self.blur_sigma[1] * share))
 
 
 BYOL_VIEW_1 = PhotometricSpec(blur_probability=1.0, solarise_probability=0.0)

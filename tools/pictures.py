@@ -68,7 +68,7 @@ def region_row(photo: np.ndarray, superpixels: np.ndarray, regions: np.ndarray) 
 def draw_borders(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The photo with yellow lines where labels meet."""
     drawn = photo.copy()
-    drawn[find_boundaries(labels, mode="inner")] = (255, 220, 0)
+    drawn[_borders(labels)] = (255, 220, 0)
     return drawn
 
 
@@ -77,8 +77,13 @@ def draw_regions(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
     palette = np.array([(0.6, 0.6, 0.6), *(colour(i) for i in range(max(int(labels.max()), 0) + 1))])
     brightness = photo.mean(-1, keepdims=True) / 255
     drawn = (255 * palette[np.maximum(labels, -1) + 1] * (0.45 + 0.55 * brightness)).astype(np.uint8)
-    drawn[find_boundaries(labels, mode="inner")] = 255
+    drawn[_borders(labels)] = 255
     return drawn
+
+
+def _borders(labels: np.ndarray) -> np.ndarray:
+    # Label 0 would count as background, on whose side no border is drawn.
+    return find_boundaries(labels - labels.min() + 1, mode="inner")
 
 
 def colour(label: int) -> tuple[float, float, float]:

@@ -1,6 +1,7 @@
 """The command line that every main shares."""
 import argparse
 import logging
+import os
 import signal
 from collections.abc import Callable
 
@@ -23,7 +24,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--resume", metavar="auto|PATH", help="continue a run: `auto`, its folder, or a checkpoint")
     parser.add_argument("--max_steps", type=_positive, help="stop after this many steps in all, with a checkpoint")
     parser.add_argument("--out", metavar="DIR", help="the run's folder; by default runs/METHOD/TIME")
-    parser.add_argument("--deterministic", action="store_true", help="refuse operations that vary from run to run on a GPU")
+    parser.add_argument("--deterministic", action="store_true", help="repeatable kernels on a GPU; warns of operations that have none")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     add_launch_arguments(parser)
     return parser
@@ -39,7 +40,7 @@ def run_main(method: str, schema: type[Schema], train: Callable[[Schema, argpars
     arguments = make_parser(description).parse_args(argv)
     setup_logging(None)
     try:
-        config, warnings = load_config(find_config(arguments.cfg, method=method), schema, overrides=arguments.overrides)
+        config, warnings = _load(method, schema, arguments)
         if arguments.print_config:
             print(dump_config(config), end="")
             return 0
@@ -47,8 +48,7 @@ def run_main(method: str, schema: type[Schema], train: Callable[[Schema, argpars
         setup_logging(None)
         for warning in warnings:
             _log.info("%s", warning)
-        if arguments.deterministic:
-            torch.use_deterministic_algorithms(True)
+        _choose_kernels(arguments.deterministic)
         train(config, arguments, device)
     except (UserError, Preempted) as error:
         _log.error("%s", error)
@@ -59,6 +59,23 @@ def run_main(method: str, schema: type[Schema], train: Callable[[Schema, argpars
     finally:
         shutdown()
     return 0
+
+
+def _load(method: str, schema: type[Schema], arguments: argparse.Namespace) -> tuple[Schema, list[str]]:
+    try:
+        return load_config(find_config(arguments.cfg, method=method), schema, overrides=arguments.overrides)
+    except UserError:
+        # The processes of a launch do not know each other yet, and all are about to say the same.
+        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
+            _log.disabled = True
+        raise
+
+
+def _choose_kernels(deterministic: bool) -> None:
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _positive(text: str) -> int:

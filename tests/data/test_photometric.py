@@ -162,3 +162,10 @@ def test_augmenting_on_a_gpu_equals_the_cpu_and_never_waits():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert (result.cpu() - normalise(augment(batch, parameters))).abs().quantile(0.999) < 1e-3
+
+
+def test_the_blur_keeps_its_share_of_a_smaller_view():
+    assert BYOL_VIEW_1.at_size(224) == BYOL_VIEW_1
+    small = BYOL_VIEW_2.at_size(48)
+    assert (small.blur_kernel, small.blur_sigma[1]) == (5, pytest.approx(2.0 * 48 / 224))
+    assert small.solarise_probability == BYOL_VIEW_2.solarise_probability

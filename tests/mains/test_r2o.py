@@ -173,6 +173,18 @@ def test_unreadable_images_are_named_and_replaced(folder, capsys):
     assert "class0/00.png" in capsys.readouterr().err
 
 
+def test_pictures_of_every_kind_are_trained_on(folder, capsys):
+    rng = np.random.default_rng(0)
+    colours = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    kinds = {"grey.jpg": colours.convert("L"), "cmyk.jpg": colours.convert("CMYK"), "palette.png": colours.convert("P"),
+             "alpha.png": colours.convert("RGBA"), "pixel.png": colours.crop((0, 0, 1, 1)),
+             "panorama.jpg": colours.resize((900, 30)), "deep.png": Image.fromarray(rng.integers(0, 65536, (30, 30)).astype(np.uint16))}
+    for name, picture in kinds.items():
+        picture.save(folder / "images/train/class0" / name)
+    assert train(folder, "run", "--set", "data.max_bad_fraction=0", "data.train_batch_size=16", "optimizer.total_epochs=2") == 0
+    assert "cannot read" not in capsys.readouterr().err
+
+
 def test_too_many_unreadable_images_stop_the_run(folder, capsys):
     (folder / "images/train/class0/00.png").write_text("no picture")
     assert train(folder, "run") == 3

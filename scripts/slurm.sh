@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# R2O on a SLURM cluster: sbatch scripts/slurm.sh [CONFIG] [KEY=VALUE ...]
+# Two minutes before the time is up, or when the job is preempted, the run saves itself and ends with code 75; the job then queues
+# itself again and goes on. Adjust nodes, GPUs and time to your cluster; the config needs no change.
+#SBATCH --job-name=r2o
+#SBATCH --nodes=16
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+#SBATCH --signal=USR1@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+set -uo pipefail
+
+config=${1:-r2o/imagenet_300ep}
+shift || true
+# One task a GPU: every process gets its rank and the signal from srun itself, and finds the others by SLURM's variables.
+srun --kill-on-bad-exit=1 .venv/bin/python r2o_main.py --cfg "$config" --resume auto --out "runs/r2o/$SLURM_JOB_ID" ${1:+--set "$@"}
+code=$?
+if [ "$code" -eq 75 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"
