@@ -52,10 +52,12 @@ def draw_scene(rng: np.random.Generator, *, size: int, num_objects: tuple[int, i
         num_objects: Least and greatest number of objects to place, both inclusive, at most 4; one that would hide
             another is left out.
     Raises:
-        ValueError: for a size below 32, where textures can no longer be told apart.
+        ValueError: for a size below 32, where textures can no longer be told apart, or numbers of objects out of range.
     """
     if size < 32:
         raise ValueError(f"size is {size}: scenes need at least 32 pixels a side for their textures to be seen")
+    if not 1 <= num_objects[0] <= num_objects[1] <= max(LARGEST_RADIUS):
+        raise ValueError(f"num_objects is {num_objects}: a scene takes from 1 to {max(LARGEST_RADIUS)}, least first")
     canvas = draw_background(rng, size=size)
     instances = np.zeros((size, size), np.uint8)
     categories = []
@@ -74,7 +76,7 @@ def draw_scene(rng: np.random.Generator, *, size: int, num_objects: tuple[int, i
 
 
 def draw_background(rng: np.random.Generator, *, size: int) -> np.ndarray:
-    """(size, size, 3) float in [0, 1]: a random square of a photograph, mirrored, with its colours changed at random."""
+    """(size, size, 3) float in [0, 1]: a random square of a photograph, mirrored or not, in colours of its own."""
     photograph = load_photograph(PHOTOGRAPHS[rng.integers(len(PHOTOGRAPHS))])
     width, height = photograph.size
     side = int(rng.uniform(0.35, 0.95) * min(width, height))
@@ -118,8 +120,8 @@ def draw_object(
 def draw_colours(rng: np.random.Generator, *, paper_share: float) -> tuple[np.ndarray, np.ndarray]:
     """The two colours of an object: paper and ink, of any hue, the paper lighter by a fixed amount.
 
-    The mean over the object is drawn first and the two lie around it, so that neither a colour nor how much of the object
-    is inked gives its category away; what tells categories apart is where the lighter and the darker colour lie.
+    The mean over the object is drawn first and the two lie around it, so that neither a colour nor how much of the
+    object is inked gives its category away: what does is where the lighter and the darker colour lie.
 
     Args:
         rng: Its state is advanced.

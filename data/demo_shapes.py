@@ -1,8 +1,8 @@
 """The ten categories of the demo data, each an outline and a texture in the object's own coordinates.
 
-A category is a function of (u, v), the right and the down coordinate of every pixel in the object's frame (the object lies
-within [-1, 1] in both), and of a generator for what differs between its instances. It returns the outline as a bool array
-and the texture as an array in [0, 1] that later mixes two colours, so that no category has colours of its own.
+A category is a function of (u, v), the right and the down coordinate of every pixel in the object's frame (the object
+lies within [-1, 1] in both), and of a generator for what differs between its instances. It returns the outline as a
+bool array and the texture as an array in [0, 1] that later mixes two colours, so that no category has its own colours.
 """
 
 from typing import Callable

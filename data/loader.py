@@ -1,8 +1,13 @@
 """Batches on the device, one ahead where copying can run beside computing."""
 
+import atexit
 import logging
+import multiprocessing
+import os
 import signal
 from collections.abc import Iterator
+from functools import partial
+from multiprocessing.sharedctypes import Synchronized
 
 import cv2
 import torch
@@ -30,6 +35,9 @@ class Loader:
 
     def __init__(self, dataset: Dataset, sampler: EpochSampler, *, workers: int, device: torch.device):
         self.dataset, self._sampler, self._device = dataset, sampler, torch.device(device)
+        ending = multiprocessing.RawValue("b", 0)
+        # Runs before multiprocessing's own exit handler, which ends the workers by SIGTERM and waits for them.
+        atexit.register(_set, ending)
         self._batches = DataLoader(
             dataset,
             batch_sampler=sampler,
@@ -37,7 +45,7 @@ class Loader:
             collate_fn=collate,
             pin_memory=self._device.type == "cuda",
             persistent_workers=workers > 0,
-            worker_init_fn=_start_worker,
+            worker_init_fn=partial(_start_worker, ending),
         )
         self._warned: set[str] = set()
         self.unreadable: dict[str, str] = {}
@@ -100,13 +108,17 @@ def make_loader(dataset: Dataset, sampler: EpochSampler, *, workers: int, device
     return Loader(dataset, sampler, workers=workers, device=device)
 
 
-def _start_worker(worker: int) -> None:
+def _start_worker(ending: Synchronized, worker: int) -> None:
     torch.set_num_threads(1)
     # A scheduler's warning goes to every process of a job. The training process saves and stops; workers that died at once
-    # would take it down before it has. They end with it all the same.
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    # would take it down before it has. What the training process itself sends as it ends, they obey.
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if ending.value else None)
+    for number in (signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    cv2.setNumThreads(1)
+
+
+def _set(ending: Synchronized) -> None:
+    ending.value = 1
 
 
 def _arrived(batch: dict, event: torch.cuda.Event) -> dict:

@@ -49,12 +49,13 @@ def read_probe_data(folder: str | Path, split: str, *, size: int, limit: int | N
     """
     annotations = Path(folder, "annotations", f"instances_{split}.json")
     if not annotations.is_file():
-        raise DataError(f"no file {annotations}; make the demo data with `python -m tools.make_demo_data --output_dir {folder}`")
+        command = f"python -m tools.make_demo_data --output_dir {folder}"
+        raise DataError(f"no file {annotations}; make the demo data with `{command}`")
     coco = _open_quietly(annotations)
     entries = coco.loadImgs(sorted(coco.getImgIds())[:limit])
     sides = {(entry["height"], entry["width"]) for entry in entries}
     if len(sides) != 1 or len(set(*sides)) != 1:
-        raise DataError(f"{annotations}: the probes need square images of one size, but these are of {sorted(sides)[:5]}")
+        raise DataError(f"{annotations}: the probes need square images of one size, not of {sorted(sides)[:5]}")
     class_of = {category: place for place, category in enumerate(sorted(coco.getCatIds()))}
     objects = [coco.imgToAnns[entry["id"]] for entry in entries]
     categories = torch.full((len(entries), max(1, *map(len, objects))), -1)

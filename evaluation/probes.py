@@ -1,7 +1,7 @@
 """Frozen-feature probes: what a linear model can read off a backbone's features, beside the same backbone untrained.
 
-A probe is fitted on training images and judged on others. It is fitted several times, each to another random part of the
-training images, so that the spread says how far a difference can be trusted.
+A probe is fitted on training images and judged on others. It is fitted several times, each to another random part of
+the training images, so that the spread says how far a difference can be trusted.
 """
 
 from collections.abc import Callable, Mapping
@@ -185,7 +185,9 @@ def mean_iou(predicted: Tensor, labels: Tensor, *, num_classes: int) -> float:
     return (confusion.diagonal()[union > 0] / union[union > 0]).mean().item()
 
 
-def _probe(backbone: FeatureMap, train: ProbeData, val: ProbeData, parts: list[Tensor], *, ridge: float) -> dict[str, Scores]:
+def _probe(
+    backbone: FeatureMap, train: ProbeData, val: ProbeData, parts: list[Tensor], *, ridge: float
+) -> dict[str, Scores]:
     """Both probes' scores on one backbone, fitted to each of the parts of the training images."""
     train_features, val_features = (extract_features(backbone, data.images) for data in (train, val))
     regions = _region_accuracies(train_features, val_features, train, val, parts, ridge=ridge)
@@ -212,7 +214,7 @@ def _region_accuracies(
 def _segmentation_mious(
     train_features: Tensor, val_features: Tensor, train: ProbeData, val: ProbeData, parts: list[Tensor], *, ridge: float
 ) -> Scores:
-    """Fitted to features interpolated at random pixels, applied to the grid's cells, whose scores are then interpolated.
+    """Fitted to features interpolated at random pixels, applied to the grid's cells; the scores are then interpolated.
 
     Interpolating features or scores is the same linear function, but features of every pixel are never made.
     """

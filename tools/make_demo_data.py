@@ -6,8 +6,8 @@ OUTPUT_DIR/images/{train,val}/*.jpg                     the scenes
 OUTPUT_DIR/annotations/instances_{train,val}.json       COCO's format: boxes, categories, visible masks as RLE
 OUTPUT_DIR/segmentations/{train,val}/*.png              VOC's: a palette PNG of category ids, 0 for the background
 
-About a minute on one core. What is there already, made with the same parameters, is left alone; a job that was stopped begins
-again and makes the same files.
+About a minute on one core. What is there already, made with the same parameters, is left alone; a job that was stopped
+begins again and makes the same files.
 """
 
 import argparse
@@ -107,9 +107,8 @@ def coco_annotations(objects: list[list[dict[str, Any]]], *, size: int) -> dict[
     Returns:
         What json.dump takes. Image ids and annotation ids start at 1: pycocotools takes an annotation 0 for none.
     """
-    images = [
-        {"id": index + 1, "file_name": f"{index:06d}.jpg", "width": size, "height": size} for index in range(len(objects))
-    ]
+    shape = {"width": size, "height": size}
+    images = [{"id": index + 1, "file_name": f"{index:06d}.jpg", **shape} for index in range(len(objects))]
     flat = [{"image_id": index + 1, **thing} for index, things in enumerate(objects) for thing in things]
     annotations = [{"id": number, **thing} for number, thing in enumerate(flat, start=1)]
     categories = [{"id": number, "name": name} for number, name in enumerate(CATEGORY_NAMES, start=1)]
@@ -117,7 +116,7 @@ def coco_annotations(objects: list[list[dict[str, Any]]], *, size: int) -> dict[
 
 
 def describe_objects(scene: Scene) -> list[dict[str, Any]]:
-    """COCO's fields of each object of a scene: category, visible mask as compressed RLE, its box (x, y, w, h) and area."""
+    """COCO's fields of each object of a scene: category, visible mask as compressed RLE, its box (x, y, w, h), area."""
     described = []
     for place, category in enumerate(scene.categories.tolist(), start=1):
         encoded = coco_masks.encode(np.asfortranarray(scene.instances == place))
@@ -154,7 +153,8 @@ def _is_made(folder: Path, demo: DemoData) -> bool:
     wanted = demo.as_meta()
     if {key: meta.get(key) for key in wanted} != wanted:
         found = f"demo data of {meta['parameters']}" if meta.get("tool") == wanted["tool"] else "other files"
-        raise UserError(f"{folder} holds {found}; delete it or choose another --output_dir to make {wanted['parameters']}")
+        remedy = f"delete it or choose another --output_dir to make {wanted['parameters']}"
+        raise UserError(f"{folder} holds {found}; {remedy}")
     return bool(meta.get("complete"))
 
 
@@ -206,7 +206,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         _log.error("%s", error)
         return error.exit_code
-    print(f"{arguments.output_dir}: {demo.num_train} + {demo.num_val} scenes {'made' if made else 'were there already'}")
+    what = "made" if made else "were there already"
+    print(f"{arguments.output_dir}: {demo.num_train} + {demo.num_val} scenes {what}")
     return 0
 
 

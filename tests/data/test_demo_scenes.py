@@ -83,3 +83,9 @@ def test_a_linear_model_cannot_tell_categories_by_the_mean_colour_of_their_true_
 def test_a_scene_too_small_to_show_textures_is_refused():
     with pytest.raises(ValueError, match="size is 31"):
         draw_scene(np.random.default_rng(0), size=31)
+
+
+@pytest.mark.parametrize("wrong", [(0, 2), (3, 2), (2, 5)])
+def test_numbers_of_objects_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match="num_objects"):
+        draw_scene(np.random.default_rng(0), size=32, num_objects=wrong)

@@ -1,4 +1,6 @@
 import logging
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from data.listing import find_images
 from data.loader import HOST_KEYS, make_loader
 from data.sampler import EpochSampler
 from data.views import TwoViews, ViewSpec
+from tests.paths import ROOT
 from utils.errors import DataError
 
 
@@ -107,3 +110,21 @@ def test_batches_on_a_gpu_equal_those_on_the_cpu_but_for_what_stays(folder):
         assert {key for key, value in batch.items() if not value.is_cuda} == set(HOST_KEYS)
     moved = [{**{key: value.cpu() for key, value in batch.items()}, "unreadable": []} for batch in tensors]
     assert_equal(moved, epoch(loader(folder)))
+
+
+def test_an_error_in_the_training_process_does_not_leave_it_hanging_on_its_workers(folder):
+    """At exit multiprocessing ends workers by SIGTERM and waits for them."""
+    script = f"""
+import torch
+from data.listing import find_images
+from data.loader import make_loader
+from data.sampler import EpochSampler
+from data.views import TwoViews, ViewSpec
+images = find_images({str(folder)!r})
+sampler = EpochSampler(len(images), batch_size=2, world_size=1, rank=0, seed=0)
+loader = make_loader(TwoViews(images, spec=ViewSpec(size=32), seed=0), sampler, workers=1, device=torch.device("cpu"))
+for batch in loader:
+    raise KeyError("stop")
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "KeyError: 'stop'" in done.stderr

@@ -176,6 +176,6 @@ def test_a_gain_within_the_larger_spread_is_not_called_learned():
     [((True, True), "by more than the probes' spread"), ((True, False), "some of"), ((False, False), "does not show")],
 )
 def test_verdict_says_what_was_seen(learned, words):
-    rows = {True: Comparison(Scores((0.9,)), Scores((0.1,)), 0.1), False: Comparison(Scores((0.1,)), Scores((0.1,)), 0.1)}
+    rows = {gained: Comparison(Scores((0.9 if gained else 0.1,)), Scores((0.1,)), 0.1) for gained in (True, False)}
     table = format_comparisons({"a": rows[learned[0]], "b": rows[learned[1]]})
     assert words in table.splitlines()[-1]

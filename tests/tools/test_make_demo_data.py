@@ -117,7 +117,8 @@ def test_numbers_out_of_range_end_the_command_with_code_2(wrong, tmp_path):
 
 
 def test_command_line_makes_the_data_and_then_says_that_it_is_there(tmp_path, capsys):
-    command = ["--output_dir", str(tmp_path / "data"), "--num_train", "1", "--num_val", "1", "--size", "32", "--workers", "1"]
+    numbers = ["--num_train", "1", "--num_val", "1", "--size", "32", "--workers", "1"]
+    command = ["--output_dir", str(tmp_path / "data"), *numbers]
     assert main(command) == 0
     assert "1 + 1 scenes made" in capsys.readouterr().out
     assert main(command) == 0
