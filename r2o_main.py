@@ -1,7 +1,8 @@
 """Pretrain a backbone with R2O: `python r2o_main.py --cfg r2o/imagenet_300ep`, alone or under torchrun.
 
-Wiring only: the config's schema, then config -> data -> method -> loop.
+Wiring only: config (schema in r2o_config.py) -> data -> method -> loop.
 """
+
 import utils.threads  # noqa: F401  isort: skip  before torch
 
 import argparse
@@ -9,10 +10,9 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field, model_validator
 from torch import nn
 
 from data.listing import find_images
@@ -25,75 +25,21 @@ from engine.loop import Plan, train_epochs
 from engine.optimizers import build_optimizer
 from engine.precision import Precision, memory_format
 from engine.run import open_run
-from engine.schedules import (
-    NO_CLUSTERING, check_cluster_schedule, momentum_schedule, num_clusters, rate_schedule)
+from engine.schedules import NO_CLUSTERING, momentum_schedule, num_clusters, rate_schedule
 from models.backbone import make_trunk
 from models.heads import make_heads
 from models.r2o import R2O
+from r2o_config import ClusterSchedule, R2OConfig, R2OOptimizer
 from tools.make_superpixels import ensure_superpixels
 from tools.pictures import RegionPictures
 from utils.cli import run_main
-from utils.config import Section, unused
 from utils.distributed import on_main, rank, world_size
 from utils.errors import UserError
 from utils.method import Progress
-from utils.sections import Backbone, Common, Data, Head, Optimizer
+from utils.sections import Optimizer
 from utils.sync_batch_norm import convert_sync_batchnorm
 
 _log = logging.getLogger(__name__)
-
-
-class Model(Section):
-    base_momentum: float = Field(0.99, ge=0, le=1, description="Momentum of the target at the start; rises to 1 by a cosine.")
-    momentum_reference_batch: int | None = Field(
-        None, ge=1, description="Global batch that base_momentum is meant for: another batch B takes it to the power B / this.")
-    backbone: Backbone = Backbone()
-    projection: Head = Head()
-    predictor: Head = Head()
-    region_level: Literal["c2", "c3", "c4", "c5"] = Field("c5", description="Features compared in the regions.")
-    cluster_level: Literal["c2", "c3", "c4", "c5"] = Field("c4", description="The target's features that refine the regions.")
-    joint_views: bool = Field(True, description="BatchNorm sees both views together, as released.")
-
-
-class ClusterSchedule(Section):
-    type: Literal["constant", "piecewise", "linear", "cosine"] = Field("cosine", description="How K changes over epochs.")
-    epochs: list[int] = Field([0, 300], description="Epochs of the points.")
-    values: list[float] = Field([128, 4], description="K at the points; more than 128 means no clustering.")
-
-    @model_validator(mode="after")
-    def _points_fit(self) -> "ClusterSchedule":
-        check_cluster_schedule(type=self.type, epochs=self.epochs, values=self.values)
-        return self
-
-
-class Clustering(Section):
-    scheduler: ClusterSchedule = ClusterSchedule()
-    images_per_kmeans: int = Field(32, ge=1, description="Images whose superpixels are clustered together.")
-    max_iter: int = Field(25, ge=1, description="Iterations of K-means at most.")
-    soft_labels: bool = Field(False, description="Average cluster numbers at borders, as the release does.")
-
-
-class R2OData(Data):
-    superpixels: Literal["cached", "online"] = Field("cached", description="Label maps made once, or SLIC in the workers.")
-    slic_segments: int = Field(100, ge=1, description="Superpixels asked of SLIC.")
-    superpixel_size: int = Field(224, ge=8, description="Side at which SLIC sees the image.")
-    min_crop: float = Field(0.08, gt=0, le=1, description="Smallest share of the image's area that a view may show.")
-    grey_probability: float = Field(0.2, ge=0, le=1, description="Chance that a view loses its colours.")
-    overlap_indicator: bool = Field(True, description="Compare only regions that both views show.")
-    weight: bool = Field(False, description="Weigh regions by their area.")
-    mask_type: Any = unused("R2O's regions begin as superpixels")
-    n_kmeans: Any = unused("clustering.scheduler says how many clusters")
-
-
-class R2OOptimizer(Optimizer):
-    scale_lr_by_k: float | None = Field(None, gt=0, description="Multiply the rate by K / this while there is clustering.")
-
-
-class R2OConfig(Common):
-    model: Model = Model()
-    clustering: Clustering = Clustering()
-    data: R2OData
-    optimizer: R2OOptimizer = R2OOptimizer()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -104,11 +50,22 @@ def train(config: R2OConfig, arguments: argparse.Namespace, device: torch.device
     parts = build(config, device, max_steps=arguments.max_steps)
     plan, loader, method = parts.plan, parts.loader, parts.method
     run = open_run("r2o", config, out=arguments.out, resume=arguments.resume)
-    run.log.text(f"{loader.num_images} images, {world_size()} processes on {device.type}, {parts.global_batch} images a step, "
-                 f"{plan.steps_per_epoch} steps an epoch; everything goes to {run.folder}")
+    run.log.text(
+        f"{loader.num_images} images, {world_size()} processes on {device.type}, {parts.global_batch} images a step, "
+        f"{plan.steps_per_epoch} steps an epoch; everything goes to {run.folder}"
+    )
     pictures = RegionPictures(loader.dataset, count=config.log.num_pictures, group=config.clustering.images_per_kmeans)
-    for epoch in train_epochs(method, loader, parts.optimizer, plan=plan, run=run, precision=parts.precision,
-                              prepare=prepare, learning_rate=parts.learning_rate, schedules=parts.schedules):
+    for epoch in train_epochs(
+        method,
+        loader,
+        parts.optimizer,
+        plan=plan,
+        run=run,
+        precision=parts.precision,
+        prepare=prepare,
+        learning_rate=parts.learning_rate,
+        schedules=parts.schedules,
+    ):
         pictures.draw(method, plan.progress(epoch * plan.steps_per_epoch), run.log, prepare, device)
     pictures.draw(method, plan.progress(plan.last_step), run.log, prepare, device)
     run.export(method.backbone)
@@ -132,13 +89,23 @@ def build(config: R2OConfig, device: torch.device, *, max_steps: int | None = No
     """Config -> data, method, optimiser and schedules; every process of the group calls it."""
     loader = make_data(config, device)
     accumulate = config.optimizer.accumulate_steps
-    plan = Plan(config.optimizer.total_epochs, steps_per_epoch=len(loader) // accumulate, accumulate_steps=accumulate,
-                seed=config.seed, log_step=config.log.log_step, save_epoch=config.checkpoint.save_epoch,
-                max_steps=max_steps, max_bad_fraction=config.data.max_bad_fraction)
+    plan = Plan(
+        config.optimizer.total_epochs,
+        steps_per_epoch=len(loader) // accumulate,
+        accumulate_steps=accumulate,
+        seed=config.seed,
+        log_step=config.log.log_step,
+        save_epoch=config.checkpoint.save_epoch,
+        max_steps=max_steps,
+        max_bad_fraction=config.data.max_bad_fraction,
+    )
     global_batch = config.data.train_batch_size * world_size() * accumulate
     clusters = make_curriculum(config.clustering.scheduler)
-    momentum = momentum_schedule(base=config.model.base_momentum, global_batch=global_batch,
-                                 reference_batch=config.model.momentum_reference_batch)
+    momentum = momentum_schedule(
+        base=config.model.base_momentum,
+        global_batch=global_batch,
+        reference_batch=config.model.momentum_reference_batch,
+    )
     learning_rate = make_learning_rate(config.optimizer, plan, global_batch, clusters)
     method = make_method(config, momentum=momentum, clusters=clusters).to(device, memory_format=memory_format(device))
     if world_size() > 1 and config.amp.sync_bn:
@@ -155,20 +122,42 @@ def make_data(config: R2OConfig, device: torch.device) -> Loader:
     settings = config.data
     images = on_main(lambda: find_images(settings.image_dir, split=settings.split, subset=settings.subset))
     if settings.num_examples not in (None, len(images)):
-        _log.warning("data.num_examples says %d, but %s holds %d images, which counts", settings.num_examples, images.root,
-                     len(images))
+        _log.warning(
+            "data.num_examples says %d, but %s holds %d images, which counts",
+            settings.num_examples,
+            images.root,
+            len(images),
+        )
     mask_dir = None
     if settings.superpixels == "cached":
         mask_dir = settings.mask_dir or f"{settings.image_dir}/masks"
         ensure_superpixels(images, mask_dir, size=settings.superpixel_size, segments=settings.slic_segments)
-    photometric = tuple(replace(view.at_size(settings.resize_size), grey_probability=settings.grey_probability)
-                        for view in (BYOL_VIEW_1, BYOL_VIEW_2))
-    spec = ViewSpec(size=settings.resize_size, scale=(settings.min_crop, 1.0), flip_probability=settings.flip_probability,
-                    photometric=photometric)
-    dataset = R2OViews(images, spec=spec, superpixel_size=settings.superpixel_size, segments=settings.slic_segments,
-                       mask_dir=mask_dir, seed=config.seed)
-    sampler = EpochSampler(len(images), batch_size=settings.train_batch_size, world_size=world_size(), rank=rank(),
-                           accumulate_steps=config.optimizer.accumulate_steps, seed=config.seed)
+    photometric = tuple(
+        replace(view.at_size(settings.resize_size), grey_probability=settings.grey_probability)
+        for view in (BYOL_VIEW_1, BYOL_VIEW_2)
+    )
+    spec = ViewSpec(
+        size=settings.resize_size,
+        scale=(settings.min_crop, 1.0),
+        flip_probability=settings.flip_probability,
+        photometric=photometric,
+    )
+    dataset = R2OViews(
+        images,
+        spec=spec,
+        superpixel_size=settings.superpixel_size,
+        segments=settings.slic_segments,
+        mask_dir=mask_dir,
+        seed=config.seed,
+    )
+    sampler = EpochSampler(
+        len(images),
+        batch_size=settings.train_batch_size,
+        world_size=world_size(),
+        rank=rank(),
+        accumulate_steps=config.optimizer.accumulate_steps,
+        seed=config.seed,
+    )
     return make_loader(dataset, sampler, workers=settings.data_workers, device=device)
 
 
@@ -180,25 +169,33 @@ def prepare(batch: dict[str, Any]) -> dict[str, Any]:
 
 def make_curriculum(schedule: ClusterSchedule) -> Callable[[Progress], int | None]:
     """K at a Progress, None for no clustering; the release counts epochs from 1."""
+
     def clusters(progress: Progress) -> int | None:
         k = num_clusters(progress.epoch + 1, type=schedule.type, epochs=schedule.epochs, values=schedule.values)[1]
         return None if k == NO_CLUSTERING else k
+
     return clusters
 
 
-def make_learning_rate(settings: R2OOptimizer, plan: Plan, global_batch: int,
-                       clusters: Callable[[Progress], int | None]) -> Callable[[Progress], float]:
-    rate = rate_schedule(lr_type=settings.lr_type, base_lr=settings.base_lr, global_batch=global_batch,
-                         total_steps=plan.total_epochs * plan.steps_per_epoch,
-                         warmup_steps=int(settings.warmup_epochs * plan.steps_per_epoch))
+def make_learning_rate(
+    settings: R2OOptimizer, plan: Plan, global_batch: int, clusters: Callable[[Progress], int | None]
+) -> Callable[[Progress], float]:
+    rate = rate_schedule(
+        lr_type=settings.lr_type,
+        base_lr=settings.base_lr,
+        global_batch=global_batch,
+        total_steps=plan.total_epochs * plan.steps_per_epoch,
+        warmup_steps=int(settings.warmup_epochs * plan.steps_per_epoch),
+    )
     if settings.scale_lr_by_k is None:
         return rate
     # Without clustering there is no K; the release multiplies by its stand-in 9999 there.
     return lambda progress: rate(progress) * (clusters(progress) or settings.scale_lr_by_k) / settings.scale_lr_by_k
 
 
-def make_method(config: R2OConfig, *, momentum: Callable[[Progress], float],
-                clusters: Callable[[Progress], int | None]) -> R2O:
+def make_method(
+    config: R2OConfig, *, momentum: Callable[[Progress], float], clusters: Callable[[Progress], int | None]
+) -> R2O:
     model, data, clustering = config.model, config.data, config.clustering
     # The same start on every process, whatever was drawn before.
     torch.manual_seed(config.seed)
@@ -211,15 +208,30 @@ def make_method(config: R2OConfig, *, momentum: Callable[[Progress], float],
     if model.region_level != "c5":
         trunk.freeze_above(model.region_level)
         _log.warning("model.region_level: %s, so the stages above it are not trained", model.region_level)
-    return R2O(trunk, projector, predictor, momentum=momentum, num_clusters=clusters, cluster_level=model.cluster_level,
-               region_level=model.region_level, images_per_kmeans=clustering.images_per_kmeans,
-               max_iter=clustering.max_iter, soft_labels=clustering.soft_labels,
-               overlap_indicator=data.overlap_indicator, weight_by_area=data.weight, joint_views=model.joint_views)
+    return R2O(
+        trunk,
+        projector,
+        predictor,
+        momentum=momentum,
+        num_clusters=clusters,
+        cluster_level=model.cluster_level,
+        region_level=model.region_level,
+        images_per_kmeans=clustering.images_per_kmeans,
+        max_iter=clustering.max_iter,
+        soft_labels=clustering.soft_labels,
+        overlap_indicator=data.overlap_indicator,
+        weight_by_area=data.weight,
+        joint_views=model.joint_views,
+    )
 
 
 def make_optimizer(settings: Optimizer, method: nn.Module) -> torch.optim.Optimizer:
-    groups = parameter_groups(method, weight_decay=settings.weight_decay, exclude_bias_and_bn=settings.exclude_bias_and_bn,
-                              decay_stem_norm=settings.decay_stem_norm)
+    groups = parameter_groups(
+        method,
+        weight_decay=settings.weight_decay,
+        exclude_bias_and_bn=settings.exclude_bias_and_bn,
+        decay_stem_norm=settings.decay_stem_norm,
+    )
     return build_optimizer(groups, type=settings.type, momentum=settings.momentum, lars_variant=settings.lars_variant)
 
 

@@ -5,6 +5,7 @@
 The plain form is what the published code does in effect: one-hot masks at full resolution, K-means that visits one cluster after
 the other, masks of all superpixels resized again to draw the regions. Both cluster the same features; their random starts differ.
 """
+
 import argparse
 import statistics
 import time
@@ -24,7 +25,9 @@ def make_inputs(images: int, superpixels: int) -> tuple[Tensor, Tensor]:
     """Features with some structure, (B, D, 14, 14), and blocky label maps (B, 224, 224)."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(images, CHANNELS, 4, 4, generator=generator)
-    features = F.interpolate(coarse, GRID, mode="bilinear") + 0.5 * torch.randn(images, CHANNELS, GRID, GRID, generator=generator)
+    features = F.interpolate(coarse, GRID, mode="bilinear") + 0.5 * torch.randn(
+        images, CHANNELS, GRID, GRID, generator=generator
+    )
     side = round(superpixels**0.5)
     place = torch.arange(SIDE) * side // SIDE
     labels = (place[:, None] * side + place[None]).expand(images, -1, -1)
@@ -34,8 +37,9 @@ def make_inputs(images: int, superpixels: int) -> tuple[Tensor, Tensor]:
 def ours(features: Tensor, labels: Tensor, superpixels: int, clusters: int) -> Tensor:
     masks = soft_masks(labels, num_labels=superpixels, size=(GRID, GRID))
     pooled = pool_regions(features, masks)
-    found = cluster_superpixels(pooled, masks.sum(-1) > 0, num_clusters=clusters, seeds=torch.arange(len(labels)),
-                                images_per_group=len(labels))
+    found = cluster_superpixels(
+        pooled, masks.sum(-1) > 0, num_clusters=clusters, seeds=torch.arange(len(labels)), images_per_group=len(labels)
+    )
     return merge_superpixels(labels, found, size=(REGIONS, REGIONS))
 
 
@@ -80,10 +84,14 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     superpixels = round(arguments.superpixels**0.5) ** 2
     features, labels = make_inputs(arguments.images, superpixels)
-    times = [milliseconds(lambda: form(features, labels, superpixels, arguments.clusters), repeats)
-             for form, repeats in ((ours, 9), (plain, 3))]
-    print(f"{arguments.images} images, {superpixels} superpixels, K = {arguments.clusters}, {torch.get_num_threads()} threads: "
-          f"{times[0]:.1f} ms, plain form {times[1]:.0f} ms, ratio {times[1] / times[0]:.0f}")
+    times = [
+        milliseconds(lambda: form(features, labels, superpixels, arguments.clusters), repeats)
+        for form, repeats in ((ours, 9), (plain, 3))
+    ]
+    print(
+        f"{arguments.images} images, {superpixels} superpixels, K = {arguments.clusters}, {torch.get_num_threads()} threads: "
+        f"{times[0]:.1f} ms, plain form {times[1]:.0f} ms, ratio {times[1] / times[0]:.0f}"
+    )
 
 
 if __name__ == "__main__":

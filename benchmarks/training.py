@@ -4,6 +4,7 @@
 
 One process, the device that training would take. The figures of one run belong together: machines differ, ratios less so.
 """
+
 import argparse
 import sys
 import time
@@ -30,7 +31,9 @@ def measure(parts: r2o_main.Parts, device: torch.device, *, steps: int) -> dict[
     speeds = {
         "data path alone": images_per_second(parts.loader, num_batches=steps, warm_up=WARM_UP),
         "augmentation alone": _rate(lambda: r2o_main.prepare(batch), images, device, steps),
-        "finding regions alone": _rate(lambda: parts.method.find_regions(prepared, parts.method.clusters), images, device, steps),
+        "finding regions alone": _rate(
+            lambda: parts.method.find_regions(prepared, parts.method.clusters), images, device, steps
+        ),
         "step alone (with regions)": _rate(lambda: _step(parts, prepared), images, device, steps),
     }
     parts.loader.set_epoch(1)
@@ -71,8 +74,10 @@ def report(speeds: dict[str, float]) -> str:
     """A table; a part's share is of the time that an image takes when everything runs one after the other."""
     milliseconds = speeds.pop("milliseconds a core reads an image")
     lines = [f"{'part':<28}{'images/s':>10}{'ms/image':>10}{'share of both':>15}"]
-    lines += [f"{name:<28}{speed:>10.1f}{1e3 / speed:>10.2f}{speeds['both together'] / speed:>15.0%}"
-              for name, speed in speeds.items()]
+    lines += [
+        f"{name:<28}{speed:>10.1f}{1e3 / speed:>10.2f}{speeds['both together'] / speed:>15.0%}"
+        for name, speed in speeds.items()
+    ]
     return "\n".join([*lines, f"one core reads, cuts and labels an image in {milliseconds:.2f} ms"])
 
 
@@ -83,12 +88,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args(argv)
     try:
-        config, _ = load_config(find_config(arguments.cfg, method="r2o"), r2o_main.R2OConfig, overrides=arguments.overrides)
+        config, _ = load_config(
+            find_config(arguments.cfg, method="r2o"), r2o_main.R2OConfig, overrides=arguments.overrides
+        )
         device = launch(None)
         parts = r2o_main.build(config, device)
         needed = arguments.steps + 2 * WARM_UP
         if len(parts.loader) < needed:
-            raise UserError(f"an epoch has {len(parts.loader)} batches and {needed} are needed: lower --steps or the batch size")
+            raise UserError(
+                f"an epoch has {len(parts.loader)} batches and {needed} are needed: lower --steps or the batch size"
+            )
         parts.method.before_step(parts.plan.progress(0))
         print(report(measure(parts, device, steps=arguments.steps)))
     except UserError as error:

@@ -1,7 +1,7 @@
 """Scenes of the demo data: a few large textured objects over a piece of a photograph, with their ground truth."""
 
 import math
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -138,7 +138,7 @@ def draw_colours(rng: np.random.Generator, *, paper_share: float) -> tuple[np.nd
             return paper.astype(np.float32), ink.astype(np.float32)
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_photograph(name: str) -> Image.Image:
     """The named photograph of scikit-image as an RGB picture, read once a process."""
     return Image.fromarray(getattr(photographs, name)()).convert("RGB")

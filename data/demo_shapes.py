@@ -5,7 +5,7 @@ lies within [-1, 1] in both), and of a generator for what differs between its in
 bool array and the texture as an array in [0, 1] that later mixes two colours, so that no category has its own colours.
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 

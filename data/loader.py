@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from functools import partial
 from multiprocessing.sharedctypes import Synchronized
 
-import cv2
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset

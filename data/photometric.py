@@ -58,7 +58,6 @@ class PhotometricSpec:
         if not 0 <= self.hue <= 0.5:
             raise ValueError(f"hue must lie in [0, 0.5], not {self.hue}")
 
-
     def at_size(self, size: int) -> "PhotometricSpec":
         """The same for views of another side than the 224 px it is meant for: the blur reaches over as much of the picture."""
         share = size / 224

@@ -1,4 +1,5 @@
 """The training loop of every method."""
+
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -16,6 +17,9 @@ from utils.distributed import all_reduce_sum, rank, world_size
 from utils.errors import DataError, Preempted
 from utils.method import Method, Progress
 from utils.seeding import torch_generator
+
+# The rest is in metrics.jsonl, TensorBoard and wandb.
+ON_CONSOLE = ("total_loss", "learning_rate", "images_per_second", "data_wait_share")
 
 
 class Plan(NamedTuple):
@@ -39,9 +43,18 @@ class Plan(NamedTuple):
         return Progress(step, self.total_epochs * self.steps_per_epoch, step // self.steps_per_epoch)
 
 
-def train_epochs(method: Method, loader: Any, optimizer: Optimizer, *, plan: Plan, run: Run, precision: Precision,
-                 prepare: Callable[[dict], dict], learning_rate: Callable[[Progress], float],
-                 schedules: dict[str, Callable[[Progress], float]]) -> Iterator[int]:
+def train_epochs(
+    method: Method,
+    loader: Any,
+    optimizer: Optimizer,
+    *,
+    plan: Plan,
+    run: Run,
+    precision: Precision,
+    prepare: Callable[[dict], dict],
+    learning_rate: Callable[[Progress], float],
+    schedules: dict[str, Callable[[Progress], float]],
+) -> Iterator[int]:
     """Train, yielding each epoch before it begins, so that what belongs between epochs stands in the caller's body.
 
     A resumed run yields once more the epoch that it was stopped in: the body must be safe to run again.
@@ -97,17 +110,28 @@ def train_epochs(method: Method, loader: Any, optimizer: Optimizer, *, plan: Pla
                 if looks_up:
                     guard.check(rate)
                     _check_images(loader, plan.max_bad_fraction)
-                    scalars = {"learning_rate": rate, "epoch": step / plan.steps_per_epoch, "gradient_norm": float(gradient_norm)}
+                    scalars = {
+                        "learning_rate": rate,
+                        "epoch": step / plan.steps_per_epoch,
+                        "gradient_norm": float(gradient_norm),
+                    }
                     scalars |= meter.read() | {name: schedule(progress) for name, schedule in schedules.items()}
                     run.log.scalars(step, scalars)
-                    bar.update(step, scalars)
+                    bar.update(step, {name: scalars[name] for name in ON_CONSOLE})
                 stopping = stop.asked(agree=looks_up)
                 if step == epoch_end or stopping or run.save_is_due(agree=looks_up):
                     guard.check(rate)
                     finished = step % plan.steps_per_epoch == 0
                     kept = finished and (epoch + 1 == plan.total_epochs or (epoch + 1) % plan.save_epoch == 0)
-                    run.save(method, optimizer, precision, step=step, epoch=epoch + finished,
-                             steps_per_epoch=plan.steps_per_epoch, permanent=kept)
+                    run.save(
+                        method,
+                        optimizer,
+                        precision,
+                        step=step,
+                        epoch=epoch + finished,
+                        steps_per_epoch=plan.steps_per_epoch,
+                        permanent=kept,
+                    )
                 if stopping:
                     raise Preempted(f"asked to stop: saved at step {step}; start with --resume auto to go on")
 
@@ -132,5 +156,7 @@ def _check_images(loader: Any, max_bad_fraction: float) -> None:
     bad = int(all_reduce_sum(torch.tensor(len(loader.unreadable))))
     if bad > max_bad_fraction * loader.num_images:
         some = "".join(f"\n  {name}: {reason}" for name, reason in list(loader.unreadable.items())[:10])
-        raise DataError(f"{bad} of {loader.num_images} images could not be read in this epoch, more than "
-                        f"data.max_bad_fraction = {max_bad_fraction} allows. Repair or remove them, or raise the key.{some}")
+        raise DataError(
+            f"{bad} of {loader.num_images} images could not be read in this epoch, more than "
+            f"data.max_bad_fraction = {max_bad_fraction} allows. Repair or remove them, or raise the key.{some}"
+        )

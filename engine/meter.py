@@ -1,4 +1,5 @@
 """Averages of losses and metrics between two log lines, and where the time went."""
+
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any

@@ -1,4 +1,5 @@
 """A run on disk: its folder, what it resumes from, its checkpoints and its log."""
+
 import hashlib
 import json
 import logging
@@ -48,8 +49,15 @@ class Run:
             atomic_write_bytes(folder / "config.yaml", dump_config(config).encode())
             write_json(folder / "run.json", {"stamp": stamp, "fingerprint": fingerprint(config)})
         step = self._state["step"] if self._state else None
-        self.log = RunLog(folder, log_dir=log.log_dir and log.log_dir.format(stamp, stamp), enable_wandb=log.enable_wandb,
-                          wandb_project=log.wandb_project, config=self._config, resume_step=step, run_name=stamp)
+        self.log = RunLog(
+            folder,
+            log_dir=log.log_dir and log.log_dir.format(stamp, stamp),
+            enable_wandb=log.enable_wandb,
+            wandb_project=log.wandb_project,
+            config=self._config,
+            resume_step=step,
+            run_name=stamp,
+        )
 
     def _load(self, resume_from: Path | None) -> dict[str, Any] | None:
         if resume_from is not None:
@@ -59,8 +67,10 @@ class Run:
         if state is not None:
             missing = {"method", "optimizer", "step"} - state.keys()
             if missing:
-                raise UserError(f"{resume_from}: no {', '.join(sorted(missing))} in it, so it is no checkpoint of these programs; "
-                                "to start from its weights, export them and set model.backbone.pretrained")
+                raise UserError(
+                    f"{resume_from}: no {', '.join(sorted(missing))} in it, so it is no checkpoint of these programs; "
+                    "to start from its weights, export them and set model.backbone.pretrained"
+                )
             _log.info("resuming from %s: step %d", resume_from, state["step"])
         return state
 
@@ -80,17 +90,38 @@ class Run:
         step, before = state["step"], state["steps_per_epoch"]
         if before != steps_per_epoch:
             step = round(step / before * steps_per_epoch)
-            _log.warning("an epoch has %d steps now and had %d: going on at step %d of the new count; the run is no longer "
-                         "the one it would have been", steps_per_epoch, before, step)
+            _log.warning(
+                "an epoch has %d steps now and had %d: going on at step %d of the new count; the run is no longer "
+                "the one it would have been",
+                steps_per_epoch,
+                before,
+                step,
+            )
         return step
 
-    def save(self, method: nn.Module, optimizer: Optimizer, precision: Precision, *, step: int, epoch: int,
-             steps_per_epoch: int, permanent: bool) -> None:
+    def save(
+        self,
+        method: nn.Module,
+        optimizer: Optimizer,
+        precision: Precision,
+        *,
+        step: int,
+        epoch: int,
+        steps_per_epoch: int,
+        permanent: bool,
+    ) -> None:
         """Write a checkpoint; every process must call it, and none goes on before it is written."""
         buffers = gather_buffers(method) if self._keep_buffers else []
         if is_main():
-            state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "precision": precision.state_dict(),
-                     "buffers": buffers, "steps_per_epoch": steps_per_epoch, "world_size": world_size(), "config": self._config}
+            state = {
+                "method": method.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "precision": precision.state_dict(),
+                "buffers": buffers,
+                "steps_per_epoch": steps_per_epoch,
+                "world_size": world_size(),
+                "config": self._config,
+            }
             self.store.save(state, step=step, epoch=epoch, permanent=permanent)
         barrier()
         self._saved_at = time.monotonic()
@@ -151,7 +182,8 @@ def open_run(method: str, config: Section, *, out: str | None, resume: str | Non
         UserError: where a new run would write over another, or nothing is at `resume`.
     """
     folder, stamp, resume_from = on_main(
-        lambda: _choose_folder(method, config, out=out, resume=resume or config.checkpoint.resume_path))
+        lambda: _choose_folder(method, config, out=out, resume=resume or config.checkpoint.resume_path)
+    )
     keep_buffers = world_size() > 1 and not config.amp.sync_bn
     return Run(folder, config, stamp=stamp, resume_from=resume_from, keep_buffers=keep_buffers)
 
@@ -167,7 +199,9 @@ def fingerprint(config: Section) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _choose_folder(method: str, config: Section, *, out: str | None, resume: str | None) -> tuple[Path, str, Path | None]:
+def _choose_folder(
+    method: str, config: Section, *, out: str | None, resume: str | None
+) -> tuple[Path, str, Path | None]:
     stamp = config.checkpoint.time_stamp or time.strftime("%Y%m%d_%H%M%S")
     new = Path(out) if out else RUNS / method / stamp
     if resume is None:
@@ -183,7 +217,9 @@ def _choose_folder(method: str, config: Section, *, out: str | None, resume: str
     if path.is_dir():
         return path, _stamp_of(path, stamp), None
     if not path.is_file():
-        raise UserError(f"checkpoint.resume_path / --resume: nothing at {resume}; give `auto`, a run's folder or a checkpoint")
+        raise UserError(
+            f"checkpoint.resume_path / --resume: nothing at {resume}; give `auto`, a run's folder or a checkpoint"
+        )
     folder = path.parent.parent if path.parent.name == "checkpoints" and not out else new
     return folder, _stamp_of(folder, stamp), path
 
@@ -194,10 +230,14 @@ def _open_store(folder: Path, template: str | None, stamp: str, backbone: str, k
     try:
         path = Path(template.format(stamp, stamp, backbone, "{}"))
     except IndexError:
-        raise UserError(f"checkpoint.ckpt_path: {template!r} has more than the four slots stamp, stamp, backbone, epoch") from None
+        raise UserError(
+            f"checkpoint.ckpt_path: {template!r} has more than the four slots stamp, stamp, backbone, epoch"
+        ) from None
     if path.name.count("{}") != 1:
-        raise UserError(f"checkpoint.ckpt_path: {template!r} needs four slots {{}}: stamp, stamp, backbone and, in the file's "
-                        "name, the epoch")
+        raise UserError(
+            f"checkpoint.ckpt_path: {template!r} needs four slots {{}}: stamp, stamp, backbone and, in the file's "
+            "name, the epoch"
+        )
     return CheckpointStore(path.parent, keep_last=keep_last, template=path.name)
 
 

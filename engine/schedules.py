@@ -87,8 +87,9 @@ def ema_momentum(step: int, total_steps: int, base: float) -> float:
     return 1 - (1 - base) * (1 + math.cos(math.pi * share)) / 2
 
 
-def rate_schedule(*, lr_type: str, base_lr: float, global_batch: int, total_steps: int,
-                  warmup_steps: float) -> Callable[[Progress], float]:
+def rate_schedule(
+    *, lr_type: str, base_lr: float, global_batch: int, total_steps: int, warmup_steps: float
+) -> Callable[[Progress], float]:
     """The learning rate at a Progress: `base_lr` x `global_batch` / 256 at its peak, warmed up and lowered as `lr_type` says."""
     share = {
         "cosine": warmup_cosine,
@@ -99,7 +100,9 @@ def rate_schedule(*, lr_type: str, base_lr: float, global_batch: int, total_step
     return lambda progress: peak * share(progress.step, total_steps=total_steps, warmup_steps=warmup_steps)
 
 
-def momentum_schedule(*, base: float, global_batch: int, reference_batch: int | None = None) -> Callable[[Progress], float]:
+def momentum_schedule(
+    *, base: float, global_batch: int, reference_batch: int | None = None
+) -> Callable[[Progress], float]:
     """The target's momentum at a Progress; with a reference batch R the momentum at batch B is taken to the power B / R."""
     power = 1.0 if reference_batch is None else global_batch / reference_batch
     return lambda progress: ema_momentum(progress.step, progress.total_steps, base) ** power

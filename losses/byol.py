@@ -1,10 +1,13 @@
 """Bootstrap losses: make the online prediction of one view point where the target projection of the other does."""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def masked_byol_loss(prediction: Tensor, target: Tensor, weight: Tensor, *, total_weight: Tensor | None = None) -> Tensor:
+def masked_byol_loss(
+    prediction: Tensor, target: Tensor, weight: Tensor, *, total_weight: Tensor | None = None
+) -> Tensor:
     """Weighted mean of squared distances between unit vectors.
 
     Args:

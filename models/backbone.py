@@ -1,4 +1,5 @@
 """The convolutional trunk that pretraining is for: a torchvision ResNet without its classifier."""
+
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,8 +55,9 @@ class TinyResNet(nn.Module):
         strides: strides of the stem and of the four stages; the default gives C4 a stride of 4 and C5 one of 8.
     """
 
-    def __init__(self, *, width: int = 16, blocks: tuple[int, ...] = (1, 1, 1, 1),
-                 strides: tuple[int, ...] = (1, 1, 2, 2, 2)):
+    def __init__(
+        self, *, width: int = 16, blocks: tuple[int, ...] = (1, 1, 1, 1), strides: tuple[int, ...] = (1, 1, 2, 2, 2)
+    ):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3, stride=strides[0], padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -99,7 +101,9 @@ def make_trunk(name: str, *, pretrained: bool | str = False, tiny: dict | None =
     """
     if name == "resnet_tiny":
         if pretrained is True:
-            raise ValueError("model.backbone.pretrained: there are no published weights for resnet_tiny; use false or a path")
+            raise ValueError(
+                "model.backbone.pretrained: there are no published weights for resnet_tiny; use false or a path"
+            )
         resnet = TinyResNet(**(tiny or {}))
     else:
         builders = [b for b in torchvision.models.list_models(torchvision.models) if _is_resnet(b)]

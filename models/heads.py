@@ -1,4 +1,5 @@
 """Projector and predictor."""
+
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -38,9 +39,15 @@ def make_heads(channels: int, projection: HeadSizes, predictor: HeadSizes) -> tu
     """
     for key, sizes, found in (("projection", projection, channels), ("predictor", predictor, projection.output_dim)):
         if sizes.input_dim not in (None, found):
-            raise ValueError(f"model.{key}.input_dim: {sizes.input_dim}, but {found} channels come in; leave the key out")
+            raise ValueError(
+                f"model.{key}.input_dim: {sizes.input_dim}, but {found} channels come in; leave the key out"
+            )
     if predictor.output_dim != projection.output_dim:
-        raise ValueError(f"model.predictor.output_dim: {predictor.output_dim}, but it predicts a projection of "
-                         f"model.projection.output_dim = {projection.output_dim}")
-    return (MLP(channels, hidden_dim=projection.hidden_dim, output_dim=projection.output_dim),
-            MLP(projection.output_dim, hidden_dim=predictor.hidden_dim, output_dim=predictor.output_dim))
+        raise ValueError(
+            f"model.predictor.output_dim: {predictor.output_dim}, but it predicts a projection of "
+            f"model.projection.output_dim = {projection.output_dim}"
+        )
+    return (
+        MLP(channels, hidden_dim=projection.hidden_dim, output_dim=projection.output_dim),
+        MLP(projection.output_dim, hidden_dim=predictor.hidden_dim, output_dim=predictor.output_dim),
+    )

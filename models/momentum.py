@@ -1,4 +1,5 @@
 """The target network: a slow average of the online one."""
+
 import copy
 
 import torch

@@ -1,6 +1,6 @@
 """Regions x features: label maps and boxes become pooling weights over a feature grid."""
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 

@@ -2,6 +2,7 @@
 
 Source: Refine and Represent: Region-to-Object Representation Learning (Gokul, Kallidromitis et al., 2022), figure 2.
 """
+
 from collections.abc import Callable
 from typing import Any
 
@@ -36,11 +37,24 @@ class R2O(nn.Module):
         joint_views: BatchNorm sees both views together, as released, or each on its own.
     """
 
-    def __init__(self, backbone: nn.Module, projector: nn.Module, predictor: nn.Module, *,
-                 momentum: Callable[[Progress], float], num_clusters: Callable[[Progress], int | None],
-                 cluster_level: str = "c4", region_level: str = "c5", region_size: int = 56, images_per_kmeans: int = 32,
-                 max_iter: int = 25, soft_labels: bool = False, overlap_indicator: bool = True,
-                 weight_by_area: bool = False, joint_views: bool = True):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        projector: nn.Module,
+        predictor: nn.Module,
+        *,
+        momentum: Callable[[Progress], float],
+        num_clusters: Callable[[Progress], int | None],
+        cluster_level: str = "c4",
+        region_level: str = "c5",
+        region_size: int = 56,
+        images_per_kmeans: int = 32,
+        max_iter: int = 25,
+        soft_labels: bool = False,
+        overlap_indicator: bool = True,
+        weight_by_area: bool = False,
+        joint_views: bool = True,
+    ):
         super().__init__()
         self.backbone, self.projector, self.predictor = backbone, projector, predictor
         self.target = make_target(backbone, projector)
@@ -92,8 +106,13 @@ class R2O(nn.Module):
             masks = soft_masks(superpixels, num_labels=count, size=features.shape[-2:])
             pooled = pool_regions(features if features.dtype == torch.float64 else features.float(), masks)
             clusters = cluster_superpixels(
-                pooled, masks.sum(-1) > 0, num_clusters=num_clusters, seeds=batch["seed"],
-                images_per_group=self.images_per_kmeans, max_iter=self.max_iter)
+                pooled,
+                masks.sum(-1) > 0,
+                num_clusters=num_clusters,
+                seeds=batch["seed"],
+                images_per_group=self.images_per_kmeans,
+                max_iter=self.max_iter,
+            )
         regions = merge_superpixels(superpixels, clusters, size=self.region_size, soft_labels=self.soft_labels)
         return regions, num_clusters
 
@@ -106,7 +125,9 @@ class R2O(nn.Module):
         groups = (pooled,) if self.joint_views else pooled.chunk(2)
         return torch.cat([projector(group) for group in groups])
 
-    def _masks_of_views(self, regions: Tensor, num_regions: int, batch: dict[str, Any], *, size: tuple[int, int]) -> Tensor:
+    def _masks_of_views(
+        self, regions: Tensor, num_regions: int, batch: dict[str, Any], *, size: tuple[int, int]
+    ) -> Tensor:
         whole = one_hot_regions(regions, num_regions)
         views = zip(batch["boxes"].unbind(1), batch["flips"].unbind(1))
         return torch.cat([align_masks(whole, boxes, flips, size=size) for boxes, flips in views])

@@ -1,4 +1,5 @@
 """Regions from features: batched K-means over superpixels, and superpixels merged by their cluster."""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -6,8 +7,15 @@ from torch import Tensor
 from models.pooling import sample_labels, soft_masks
 
 
-def kmeans(points: Tensor, valid: Tensor, *, num_clusters: int, draws: Tensor | None = None,
-           start: Tensor | None = None, max_iter: int = 25) -> Tensor:
+def kmeans(
+    points: Tensor,
+    valid: Tensor,
+    *,
+    num_clusters: int,
+    draws: Tensor | None = None,
+    start: Tensor | None = None,
+    max_iter: int = 25,
+) -> Tensor:
     """Lloyd's algorithm on G groups of points at once, by their inner products.
 
     Everything after the one product `points @ points.T` works on inner products: a K-means++ draw reads one row of it and an
@@ -47,8 +55,9 @@ def _nearest(similarity: Tensor, norm: Tensor) -> Tensor:
     return (norm[..., None] - 2 * similarity).argmin(1)
 
 
-def _move_centroids(products: Tensor, labels: Tensor, valid: Tensor, similarity: Tensor,
-                    norm: Tensor) -> tuple[Tensor, Tensor]:
+def _move_centroids(
+    products: Tensor, labels: Tensor, valid: Tensor, similarity: Tensor, norm: Tensor
+) -> tuple[Tensor, Tensor]:
     """Inner products of the clusters' means with every point (G, K, N), and their squared lengths (G, K)."""
     clusters = torch.arange(norm.shape[1], device=labels.device)
     members = ((labels[:, None] == clusters[:, None]) & valid[:, None]).to(products.dtype)
@@ -80,8 +89,9 @@ def _plus_plus(products: Tensor, valid: Tensor, num_clusters: int, draws: Tensor
     return torch.cat(chosen, dim=1)
 
 
-def cluster_superpixels(features: Tensor, present: Tensor, *, num_clusters: int, seeds: Tensor,
-                        images_per_group: int, max_iter: int = 25) -> Tensor:
+def cluster_superpixels(
+    features: Tensor, present: Tensor, *, num_clusters: int, seeds: Tensor, images_per_group: int, max_iter: int = 25
+) -> Tensor:
     """Cluster the superpixels of each group of images together.
 
     Args:
@@ -112,7 +122,9 @@ def _uniform(seed: int, count: int) -> Tensor:
     return torch.rand(count, generator=torch.Generator().manual_seed(seed))
 
 
-def merge_superpixels(superpixels: Tensor, clusters: Tensor, *, size: tuple[int, int], soft_labels: bool = False) -> Tensor:
+def merge_superpixels(
+    superpixels: Tensor, clusters: Tensor, *, size: tuple[int, int], soft_labels: bool = False
+) -> Tensor:
     """Regions: each pixel takes the cluster of its superpixel.
 
     Args:

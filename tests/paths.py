@@ -1,4 +1,5 @@
 """Where tests find numbers and photographs."""
+
 import os
 from pathlib import Path
 

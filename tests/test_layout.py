@@ -1,4 +1,5 @@
 """What DESIGN promises of the tree: who may import whom, and that files stay short."""
+
 import ast
 import subprocess
 
@@ -35,8 +36,11 @@ def test_imports_point_one_way(folder):
 
 
 def test_no_file_has_two_jobs():
-    long = {path.relative_to(ROOT).as_posix(): count for path in ROOT.glob("*/*.py")
-            if ".venv" not in path.parts and (count := len(path.read_text().splitlines())) > 270}
+    long = {
+        path.relative_to(ROOT).as_posix(): count
+        for path in ROOT.glob("*/*.py")
+        if ".venv" not in path.parts and (count := len(path.read_text().splitlines())) > 270
+    }
     assert long == {}
 
 

@@ -1,7 +1,8 @@
 """The keys of a method's config as a Markdown table, from its schema.
 
-    python -m tools.config_table r2o [--write README.md]      between the lines <!-- keys: r2o --> and <!-- end -->
+python -m tools.config_table r2o [--write README.md]      between the lines <!-- keys: r2o --> and <!-- end -->
 """
+
 import argparse
 import importlib
 import re
@@ -18,17 +19,22 @@ from utils.sections import Common
 
 
 def schema_of(method: str) -> type[Section]:
-    """The config schema that METHOD_main.py defines."""
-    module = importlib.import_module(f"{method}_main")
-    return next(value for value in vars(module).values()
-                if isinstance(value, type) and issubclass(value, Common) and value.__module__ == module.__name__)
+    """The config schema that METHOD_config.py defines."""
+    module = importlib.import_module(f"{method}_config")
+    return next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Common) and value.__module__ == module.__name__
+    )
 
 
 def table(schema: type[Section]) -> str:
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for key, field in schema_keys(schema):
         default = "required" if field.default is PydanticUndefined else f"`{_text(field.default)}`"
-        lines.append(f"| `{key}` | {_type(field.annotation)}{_range(field.metadata)} | {default} | {field.description} |")
+        lines.append(
+            f"| `{key}` | {_type(field.annotation)}{_range(field.metadata)} | {default} | {field.description} |"
+        )
     return "\n".join(lines)
 
 
@@ -59,7 +65,8 @@ def _type(annotation: Any) -> str:
     if origin is list:
         return f"list of {_type(arguments[0])}"
     return {"str": "text", "bool": "true, false", "int": "whole number", "float": "number"}.get(
-        getattr(annotation, "__name__", ""), "any")
+        getattr(annotation, "__name__", ""), "any"
+    )
 
 
 def _range(metadata: list[Any]) -> str:

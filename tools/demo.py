@@ -1,7 +1,8 @@
 """The demo: pretrain on the embedded scenes, show regions becoming objects, and say what the backbone learned.
 
-    python -m tools.demo [--method r2o] [--long]
+python -m tools.demo [--method r2o] [--long]
 """
+
 import argparse
 import subprocess
 import sys
@@ -24,9 +25,19 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     name = "demo_long" if arguments.long else "demo"
     run = Path("runs") / name / arguments.method
-    print(f"Pretraining with configs/{arguments.method}/{name}.yaml; stop it with Ctrl-C and it goes on from there next time.")
-    command = [sys.executable, f"{arguments.method}_main.py", "--cfg", f"{arguments.method}/{name}", "--out", str(run),
-               "--resume", "auto"]
+    print(
+        f"Pretraining with configs/{arguments.method}/{name}.yaml; stop it with Ctrl-C and it goes on from there next time."
+    )
+    command = [
+        sys.executable,
+        f"{arguments.method}_main.py",
+        "--cfg",
+        f"{arguments.method}/{name}",
+        "--out",
+        str(run),
+        "--resume",
+        "auto",
+    ]
     try:
         code = subprocess.run(command).returncode
     except KeyboardInterrupt:

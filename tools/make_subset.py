@@ -1,7 +1,7 @@
 """Write a list of images for data.subset: some classes, or a share of every class.
 
-    python -m tools.make_subset --image_dir DIR --classes 100 --out data/subsets/mine100.txt
-    python -m tools.make_subset --image_dir DIR --fraction 0.01 --out data/subsets/mine1p.txt
+python -m tools.make_subset --image_dir DIR --classes 100 --out data/subsets/mine100.txt
+python -m tools.make_subset --image_dir DIR --fraction 0.01 --out data/subsets/mine1p.txt
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Pictures of regions: what a run draws at every epoch, and `python -m tools.pictures RUN` to see regions become objects."""
+
 import argparse
 import colorsys
 from collections.abc import Callable
 from pathlib import Path
-
 
 import numpy as np
 import torch
@@ -42,20 +42,28 @@ class RegionPictures:
             self._batch = collate([dataset[0, int(indices[i])] for i in order])
 
     @torch.no_grad()
-    def draw(self, method: nn.Module, progress: Progress, log: RunLog, prepare: Callable[[dict], dict],
-             device: torch.device) -> None:
+    def draw(
+        self, method: nn.Module, progress: Progress, log: RunLog, prepare: Callable[[dict], dict], device: torch.device
+    ) -> None:
         """Add a sheet, one row an image, to the log; the method is left as it was."""
         if self._batch is None:
             return
-        batch = {key: value.to(device) if key in ("spanning", "superpixels", "images") else value
-                 for key, value in self._batch.items()}
+        batch = {
+            key: value.to(device) if key in ("spanning", "superpixels", "images") else value
+            for key, value in self._batch.items()
+        }
         training = method.training
         # BatchNorm's running statistics must not learn from pictures: a resumed run draws them twice.
         regions, _ = method.eval().find_regions(prepare(batch), method.num_clusters(progress))
         method.train(training)
-        rows = [region_row(photo, superpixels, own) for photo, superpixels, own in zip(
-            self._batch["spanning"][: self.count].permute(0, 2, 3, 1).numpy(),
-            self._batch["superpixels"].numpy(), regions.cpu().numpy())]
+        rows = [
+            region_row(photo, superpixels, own)
+            for photo, superpixels, own in zip(
+                self._batch["spanning"][: self.count].permute(0, 2, 3, 1).numpy(),
+                self._batch["superpixels"].numpy(),
+                regions.cpu().numpy(),
+            )
+        ]
         log.pictures(progress.step, "regions", stack(rows, axis=0))
 
 

@@ -1,7 +1,8 @@
 """What a run's backbone has learned: linear probes on its frozen features, beside the same backbone untrained.
 
-    python -m tools.probe RUN [--data_dir demo_data]
+python -m tools.probe RUN [--data_dir demo_data]
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -46,8 +47,11 @@ def _make_trunk(config: dict) -> Trunk:
     """The trunk with the weights that a run of this config starts from."""
     torch.manual_seed(config["seed"])
     settings = config["model"]["backbone"]
-    return make_trunk(settings["type"], pretrained=settings["pretrained"],
-                      tiny={key: settings[key] for key in ("width", "blocks", "strides")})
+    return make_trunk(
+        settings["type"],
+        pretrained=settings["pretrained"],
+        tiny={key: settings[key] for key in ("width", "blocks", "strides")},
+    )
 
 
 def _feature_map(trunk: Trunk, level: str, train: ProbeData) -> FeatureMap:
@@ -55,6 +59,7 @@ def _feature_map(trunk: Trunk, level: str, train: ProbeData) -> FeatureMap:
 
     An untrained backbone's statistics are made up, and would make it a weaker rival than it is.
     """
+
     def features(images: Tensor) -> Tensor:
         return trunk(normalise(images / 255), last=level)[level]
 

@@ -1,4 +1,5 @@
 """The command line that every main shares."""
+
 import argparse
 import logging
 import os
@@ -18,20 +19,37 @@ _log = logging.getLogger(__name__)
 def make_parser(description: str) -> argparse.ArgumentParser:
     """The arguments of every main; a main may add its own."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--cfg", required=True, metavar="NAME_OR_PATH", help="a config in configs/METHOD/, or a YAML file")
-    parser.add_argument("--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", dest="overrides",
-                        help="override keys, such as optimizer.base_lr=0.2 data.train_batch_size=64")
+    parser.add_argument(
+        "--cfg", required=True, metavar="NAME_OR_PATH", help="a config in configs/METHOD/, or a YAML file"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        action="extend",
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override keys, such as optimizer.base_lr=0.2 data.train_batch_size=64",
+    )
     parser.add_argument("--resume", metavar="auto|PATH", help="continue a run: `auto`, its folder, or a checkpoint")
     parser.add_argument("--max_steps", type=_positive, help="stop after this many steps in all, with a checkpoint")
     parser.add_argument("--out", metavar="DIR", help="the run's folder; by default runs/METHOD/TIME")
-    parser.add_argument("--deterministic", action="store_true", help="repeatable kernels on a GPU; warns of operations that have none")
+    parser.add_argument(
+        "--deterministic", action="store_true", help="repeatable kernels on a GPU; warns of operations that have none"
+    )
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     add_launch_arguments(parser)
     return parser
 
 
-def run_main(method: str, schema: type[Schema], train: Callable[[Schema, argparse.Namespace, torch.device], None], *,
-             description: str, argv: list[str] | None = None) -> int:
+def run_main(
+    method: str,
+    schema: type[Schema],
+    train: Callable[[Schema, argparse.Namespace, torch.device], None],
+    *,
+    description: str,
+    argv: list[str] | None = None,
+) -> int:
     """Parse, load the config, join the process group, train.
 
     Returns:

@@ -1,4 +1,5 @@
 """YAML configs: found by name, overridden from the command line, checked against a schema before anything is built."""
+
 import difflib
 import types
 import typing
@@ -54,8 +55,10 @@ def find_config(name: str, *, method: str) -> Path:
         if path.is_file():
             return path
     known = sorted(path.stem for path in folder.glob("*.yaml"))
-    raise UserError(f"--cfg {name}: no such file, and no such config in {folder}{_nearest(bare, known)}; "
-                    f"there are: {', '.join(known)}")
+    raise UserError(
+        f"--cfg {name}: no such file, and no such config in {folder}{_nearest(bare, known)}; "
+        f"there are: {', '.join(known)}"
+    )
 
 
 def load_config(path: Path, schema: type[Schema], *, overrides: list[str] = ()) -> tuple[Schema, list[str]]:
@@ -180,5 +183,9 @@ def _unused_keys(schema: type[Section], raw: dict) -> Iterator[tuple[str, str]]:
 
 
 def _section_of(annotation: Any) -> type[Section] | None:
-    options = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else (annotation,)
+    options = (
+        typing.get_args(annotation)
+        if typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        else (annotation,)
+    )
     return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)

@@ -1,4 +1,5 @@
 """What the training loop and a method say to each other."""
+
 from typing import Any, NamedTuple, Protocol
 
 import torch

@@ -1,4 +1,5 @@
 """The sections of a config that every method has. A method's own keys stand beside its main."""
+
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -7,13 +8,22 @@ from utils.config import Section, unused
 
 
 class Backbone(Section):
-    type: str = Field("resnet50", description="A torchvision ResNet by name, or `resnet_tiny` for small images and CPUs.")
-    pretrained: bool | str = Field(False, description="torchvision's ImageNet weights, or the path of a `backbone.pth`.")
+    type: str = Field(
+        "resnet50", description="A torchvision ResNet by name, or `resnet_tiny` for small images and CPUs."
+    )
+    pretrained: bool | str = Field(
+        False, description="torchvision's ImageNet weights, or the path of a `backbone.pth`."
+    )
     width: int = Field(16, ge=1, description="`resnet_tiny` only: channels of its first stage.")
-    blocks: list[int] = Field([1, 1, 1, 1], min_length=4, max_length=4,
-                              description="`resnet_tiny` only: residual blocks a stage.")
-    strides: list[int] = Field([1, 1, 2, 2, 2], min_length=5, max_length=5,
-                               description="`resnet_tiny` only: strides of the stem and the four stages.")
+    blocks: list[int] = Field(
+        [1, 1, 1, 1], min_length=4, max_length=4, description="`resnet_tiny` only: residual blocks a stage."
+    )
+    strides: list[int] = Field(
+        [1, 1, 2, 2, 2],
+        min_length=5,
+        max_length=5,
+        description="`resnet_tiny` only: strides of the stem and the four stages.",
+    )
 
 
 class Head(Section):
@@ -25,9 +35,13 @@ class Head(Section):
 
 class Amp(Section):
     sync_bn: bool = Field(True, description="BatchNorm over all processes, on GPUs and CPUs.")
-    opt_level: Literal["O0", "O1", "O2"] = Field("O0", description="O0: float32; O1: autocast; O2: as O1, with a warning.")
+    opt_level: Literal["O0", "O1", "O2"] = Field(
+        "O0", description="O0: float32; O1: autocast; O2: as O1, with a warning."
+    )
     dtype: Literal["bfloat16", "float16"] = Field("bfloat16", description="The low precision of O1 and O2.")
-    backend: Literal["native", "apex"] = Field("native", description="torch.amp, or an installed NVIDIA Apex with apex.amp.")
+    backend: Literal["native", "apex"] = Field(
+        "native", description="torch.amp, or an installed NVIDIA Apex with apex.amp."
+    )
 
 
 class Data(Section):
@@ -38,8 +52,12 @@ class Data(Section):
     resize_size: int = Field(224, ge=8, description="Side of a view, in pixels.")
     data_workers: int = Field(4, ge=0, description="Worker processes that read images, for each training process.")
     train_batch_size: int = Field(32, ge=1, description="Images a process and micro-batch.")
-    flip_probability: float = Field(0.5, ge=0, le=1, description="Chance that a view is mirrored; the R2O release has 1.")
-    max_bad_fraction: float = Field(0.01, ge=0, le=1, description="Share of unreadable images past which training stops.")
+    flip_probability: float = Field(
+        0.5, ge=0, le=1, description="Chance that a view is mirrored; the R2O release has 1."
+    )
+    max_bad_fraction: float = Field(
+        0.01, ge=0, le=1, description="Share of unreadable images past which training stops."
+    )
     num_examples: int | None = Field(None, ge=1, description="Checked against the listing, which decides.")
     val_batch_size: Any = unused("probes and evaluators have their own batch sizes")
     dual_views: Any = unused("every method here compares two views")
@@ -52,22 +70,31 @@ class Data(Section):
 
 class Optimizer(Section):
     type: Literal["lars", "sgd", "adamw"] = Field("lars", description="Optimiser.")
-    base_lr: float = Field(0.3, gt=0, description="Learning rate at a global batch of 256; scaled linearly to the real one.")
+    base_lr: float = Field(
+        0.3, gt=0, description="Learning rate at a global batch of 256; scaled linearly to the real one."
+    )
     lr_type: Literal["cosine", "piecewise", "piecewise_released"] = Field(
-        "cosine", description="Piecewise: /10 from 96 % of the steps, /100 from 98 %; the release never reaches /100.")
+        "cosine", description="Piecewise: /10 from 96 % of the steps, /100 from 98 %; the release never reaches /100."
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of lars and sgd.")
     weight_decay: float = Field(1e-6, ge=0, description="Weight decay.")
     total_epochs: int = Field(300, ge=1, description="Length of the run and of every schedule.")
     warmup_epochs: float = Field(3, ge=0, description="Linear warm-up from 0.")
     exclude_bias_and_bn: bool = Field(True, description="No decay and no adaptation of biases and norm parameters.")
     decay_stem_norm: bool = Field(False, description="Decay the stem's norm weight all the same, as the releases do.")
-    lars_variant: Literal["released", "deepmind", "cyborgs"] = Field("released", description="Which LARS; see the README.")
-    accumulate_steps: int = Field(1, ge=1, description="Micro-batches an optimiser step; they count in the global batch.")
+    lars_variant: Literal["released", "deepmind", "cyborgs"] = Field(
+        "released", description="Which LARS; see the README."
+    )
+    accumulate_steps: int = Field(
+        1, ge=1, description="Micro-batches an optimiser step; they count in the global batch."
+    )
 
 
 class Checkpoint(Section):
     time_stamp: str | None = Field(None, description="Name of the run's folder; by default the time.")
-    resume_path: str | None = Field(None, description="A checkpoint, a run's folder, or `auto` for the newest of this config.")
+    resume_path: str | None = Field(
+        None, description="A checkpoint, a run's folder, or `auto` for the newest of this config."
+    )
     save_epoch: int = Field(100, ge=1, description="Every so many epochs a checkpoint is kept for good.")
     save_minutes: float | None = Field(None, gt=0, description="Save within epochs too, this often.")
     keep_last: int = Field(2, ge=1, description="How many of the newest other checkpoints are kept.")
@@ -75,7 +102,9 @@ class Checkpoint(Section):
 
 
 class Log(Section):
-    log_step: int = Field(10, ge=1, description="Steps between log lines; also between checks that must not stall the GPU.")
+    log_step: int = Field(
+        10, ge=1, description="Steps between log lines; also between checks that must not stall the GPU."
+    )
     log_dir: str | None = Field(None, description="TensorBoard's folder; by default the run's.")
     enable_wandb: bool = Field(False, description="Log to Weights & Biases too (WANDB_MODE=offline works).")
     wandb_project: str = Field("region-object-pretraining", description="Project there.")

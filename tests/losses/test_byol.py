@@ -62,6 +62,8 @@ def test_total_weight_over_processes_makes_their_mean_the_loss_of_all():
     prediction, target, weight = torch.randn(4, 3, 8), torch.randn(4, 3, 8), torch.rand(4, 3)
     whole = masked_byol_loss(prediction, target, weight)
     total = weight.sum() / 2
-    parts = [masked_byol_loss(p, t, w, total_weight=total)
-             for p, t, w in zip(prediction.split([1, 3]), target.split([1, 3]), weight.split([1, 3]))]
+    parts = [
+        masked_byol_loss(p, t, w, total_weight=total)
+        for p, t, w in zip(prediction.split([1, 3]), target.split([1, 3]), weight.split([1, 3]))
+    ]
     assert torch.allclose(sum(parts) / 2, whole)

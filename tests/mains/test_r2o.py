@@ -1,4 +1,5 @@
 """The main job on a small folder of pictures: launched, resumed, fed rubbish."""
+
 import json
 import os
 import signal
@@ -67,7 +68,9 @@ def assert_same(state: dict, other: dict) -> None:
     for part in ("method", "optimizer"):
         ours, theirs = dict(leaves(state[part])), dict(leaves(other[part]))
         assert ours.keys() == theirs.keys()
-        different = [name for name in ours if not torch.equal(torch.as_tensor(ours[name]), torch.as_tensor(theirs[name]))]
+        different = [
+            name for name in ours if not torch.equal(torch.as_tensor(ours[name]), torch.as_tensor(theirs[name]))
+        ]
         assert different == []
 
 
@@ -87,8 +90,17 @@ def test_a_run_leaves_everything_in_its_folder(folder):
     run = folder / "run"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 10))
-    for name in ("loss", "learning_rate", "target_momentum", "clusters", "regions_per_image", "images_per_second",
-                 "data_wait_share", "step_seconds", "gradient_norm"):
+    for name in (
+        "loss",
+        "learning_rate",
+        "target_momentum",
+        "clusters",
+        "regions_per_image",
+        "images_per_second",
+        "data_wait_share",
+        "step_seconds",
+        "gradient_norm",
+    ):
         assert all(np.isfinite(row[name]) for row in rows), name
     # K falls by the schedule's first-based epochs, and the rate follows it.
     assert [row["clusters"] for row in rows] == [9, 9, 9, 6, 6, 6, 3, 3, 3]
@@ -114,10 +126,13 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(folder, steps):
     assert newest(folder / "parts")["step"] == steps
     assert train(folder, "parts", "--resume", "auto") == 0
     assert_same(newest(folder / "whole"), newest(folder / "parts"))
-    metrics = [[json.loads(line) for line in (folder / run / "metrics.jsonl").read_text().splitlines()]
-               for run in ("whole", "parts")]
+    metrics = [
+        [json.loads(line) for line in (folder / run / "metrics.jsonl").read_text().splitlines()]
+        for run in ("whole", "parts")
+    ]
     assert [[(row["step"], row["loss"]) for row in rows] for rows in metrics[:1]] == [
-        [(row["step"], row["loss"]) for row in rows] for rows in metrics[1:]]
+        [(row["step"], row["loss"]) for row in rows] for rows in metrics[1:]
+    ]
 
 
 def test_workers_change_nothing(folder):
@@ -176,12 +191,21 @@ def test_unreadable_images_are_named_and_replaced(folder, capsys):
 def test_pictures_of_every_kind_are_trained_on(folder, capsys):
     rng = np.random.default_rng(0)
     colours = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
-    kinds = {"grey.jpg": colours.convert("L"), "cmyk.jpg": colours.convert("CMYK"), "palette.png": colours.convert("P"),
-             "alpha.png": colours.convert("RGBA"), "pixel.png": colours.crop((0, 0, 1, 1)),
-             "panorama.jpg": colours.resize((900, 30)), "deep.png": Image.fromarray(rng.integers(0, 65536, (30, 30)).astype(np.uint16))}
+    kinds = {
+        "grey.jpg": colours.convert("L"),
+        "cmyk.jpg": colours.convert("CMYK"),
+        "palette.png": colours.convert("P"),
+        "alpha.png": colours.convert("RGBA"),
+        "pixel.png": colours.crop((0, 0, 1, 1)),
+        "panorama.jpg": colours.resize((900, 30)),
+        "deep.png": Image.fromarray(rng.integers(0, 65536, (30, 30)).astype(np.uint16)),
+    }
     for name, picture in kinds.items():
         picture.save(folder / "images/train/class0" / name)
-    assert train(folder, "run", "--set", "data.max_bad_fraction=0", "data.train_batch_size=16", "optimizer.total_epochs=2") == 0
+    assert (
+        train(folder, "run", "--set", "data.max_bad_fraction=0", "data.train_batch_size=16", "optimizer.total_epochs=2")
+        == 0
+    )
     assert "cannot read" not in capsys.readouterr().err
 
 
@@ -197,13 +221,16 @@ def test_a_batch_larger_than_the_data_is_refused(folder, capsys):
     assert "27 images are fewer than one optimiser step takes: 28" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("override", "part"), [
-    ("model.backbone.type=resnet51", "resnet51"),
-    ("model.projection.input_dim=2048", "model.projection.input_dim: 2048, but 16 channels come in"),
-    ("model.backbone.pretrained=nowhere.pth", "nowhere.pth"),
-    ("data.image_dir=/nowhere", "/nowhere"),
-    ("amp.backend=apex", "amp.backend: native"),
-])
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("model.backbone.type=resnet51", "resnet51"),
+        ("model.projection.input_dim=2048", "model.projection.input_dim: 2048, but 16 channels come in"),
+        ("model.backbone.pretrained=nowhere.pth", "nowhere.pth"),
+        ("data.image_dir=/nowhere", "/nowhere"),
+        ("amp.backend=apex", "amp.backend: native"),
+    ],
+)
 def test_what_cannot_be_built_is_refused_with_a_remedy(folder, capsys, override, part):
     assert train(folder, "run", "--set", override) in (2, 3)
     assert part in capsys.readouterr().err
@@ -254,7 +281,9 @@ def test_two_processes_with_half_the_batch_equal_one(folder):
 def launched(folder: Path, out: str, *arguments: str) -> subprocess.Popen:
     command = [sys.executable, "r2o_main.py", "--cfg", str(folder / "own.yaml"), "--out", str(folder / out), *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
 
 
 def wait_for_step(run: Path, step: int) -> None:
@@ -283,9 +312,22 @@ def test_a_killed_run_goes_on_to_the_same_parameters(folder, number):
 @pytest.mark.parametrize("launcher", ["torch.distributed.run", "torch.distributed.launch"])
 def test_two_processes_start_under_both_launchers(folder, launcher):
     write_config(folder, data={"train_batch_size": 4, "data_workers": 1})
-    command = [sys.executable, "-m", launcher, "--nproc_per_node=2", "--nnodes=1", "--node_rank=0", "--master_addr=127.0.0.1",
-               "--master_port=29417", "r2o_main.py", f"--cfg={folder / 'own.yaml'}", f"--out={folder / 'run'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        launcher,
+        "--nproc_per_node=2",
+        "--nnodes=1",
+        "--node_rank=0",
+        "--master_addr=127.0.0.1",
+        "--master_port=29417",
+        "r2o_main.py",
+        f"--cfg={folder / 'own.yaml'}",
+        f"--out={folder / 'run'}",
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 10))

@@ -1,4 +1,5 @@
 """Train R2O in float64 by FOLDER/own.yaml, as one process or as one of several, and keep the parameters as FOLDER/RANK.pth."""
+
 import sys
 from pathlib import Path
 
@@ -17,8 +18,17 @@ def main(folder: Path, out: str) -> dict[str, torch.Tensor]:
     parts = r2o_main.build(config, device, max_steps=5)
     parts.method.double()
     run = open_run("r2o", config, out=str(folder / out), resume=None)
-    for _ in train_epochs(parts.method, parts.loader, parts.optimizer, plan=parts.plan, run=run, precision=parts.precision,
-                          prepare=prepare, learning_rate=parts.learning_rate, schedules=parts.schedules):
+    for _ in train_epochs(
+        parts.method,
+        parts.loader,
+        parts.optimizer,
+        plan=parts.plan,
+        run=run,
+        precision=parts.precision,
+        prepare=prepare,
+        learning_rate=parts.learning_rate,
+        schedules=parts.schedules,
+    ):
         pass
     run.log.close()
     state = {name: value for name, value in parts.method.state_dict().items() if "num_batches" not in name}

@@ -19,7 +19,11 @@ def test_levels_are_those_of_torchvisions_resnet():
     images = torch.randn(2, 3, 64, 96)
     features = trunk(images)
     assert {name: tuple(level) for name, level in trunk.levels.items()} == {
-        "c2": (64, 4), "c3": (128, 8), "c4": (256, 16), "c5": (512, 32)}
+        "c2": (64, 4),
+        "c3": (128, 8),
+        "c4": (256, 16),
+        "c5": (512, 32),
+    }
     assert [tuple(x.shape[1:]) for x in features.values()] == [(64, 16, 24), (128, 8, 12), (256, 4, 6), (512, 2, 3)]
     assert torch.allclose(resnet.fc(features["c5"].mean((2, 3))), resnet(images), atol=1e-5)
 

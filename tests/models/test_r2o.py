@@ -21,11 +21,17 @@ def make_model(**keywords) -> R2O:
 def make_batch(**fields) -> dict:
     generator = torch.Generator().manual_seed(1)
     corners = torch.rand(BATCH, 2, 2, 2, generator=generator).sort(2).values
-    boxes = torch.stack([corners[..., 0, 0] / 2, corners[..., 0, 1] / 2, 0.5 + corners[..., 1, 0] / 2, 0.5 + corners[..., 1, 1] / 2], -1)
+    boxes = torch.stack(
+        [corners[..., 0, 0] / 2, corners[..., 0, 1] / 2, 0.5 + corners[..., 1, 0] / 2, 0.5 + corners[..., 1, 1] / 2], -1
+    )
     batch = {
         "images": torch.randn(BATCH, 2, 3, SIDE, SIDE, generator=generator),
         "spanning": torch.randn(BATCH, 3, SIDE, SIDE, generator=generator),
-        "superpixels": torch.arange(SIDE * SIDE).view(SIDE, SIDE).div(8 * SIDE, rounding_mode="floor").expand(BATCH, -1, -1) * 2
+        "superpixels": torch.arange(SIDE * SIDE)
+        .view(SIDE, SIDE)
+        .div(8 * SIDE, rounding_mode="floor")
+        .expand(BATCH, -1, -1)
+        * 2
         + (torch.arange(SIDE) >= SIDE // 2),
         "num_superpixels": 8,
         "boxes": boxes,

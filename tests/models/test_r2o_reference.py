@@ -1,4 +1,5 @@
 """R2O against the published model: one forward pass with its gradients, part by part."""
+
 import importlib.util
 
 import numpy as np
@@ -40,19 +41,35 @@ def make_model(reference: dict, **keywords) -> R2O:
     spec = importlib.util.spec_from_file_location("tinynet", REFERENCE / "tinynet.py")
     tinynet = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tinynet)
-    model = R2O(Trunk(tinynet.TinyResNet()), MLP(32, hidden_dim=48, output_dim=16), MLP(16, hidden_dim=48, output_dim=16),
-                momentum=lambda progress: float(reference["mm"]), num_clusters=lambda progress: int(reference["K"]),
-                soft_labels=True, **keywords)
-    state = {our_name(key.removeprefix("sd_before/")): value for key, value in reference.items() if key.startswith("sd_before/")}
+    model = R2O(
+        Trunk(tinynet.TinyResNet()),
+        MLP(32, hidden_dim=48, output_dim=16),
+        MLP(16, hidden_dim=48, output_dim=16),
+        momentum=lambda progress: float(reference["mm"]),
+        num_clusters=lambda progress: int(reference["K"]),
+        soft_labels=True,
+        **keywords,
+    )
+    state = {
+        our_name(key.removeprefix("sd_before/")): value
+        for key, value in reference.items()
+        if key.startswith("sd_before/")
+    }
     model.load_state_dict(state)
     return model.train()
 
 
 def make_batch(reference: dict) -> dict:
     boxes = reference["roi_t"][:, :2, [1, 0, 3, 2]]
-    return dict(images=torch.stack([reference["view1"], reference["view2"]], dim=1), spanning=reference["raw"],
-                superpixels=reference["slic"], num_superpixels=25, boxes=boxes, flips=reference["roi_t"][:, :2, 4].bool(),
-                seed=torch.zeros(2, dtype=torch.int64))
+    return dict(
+        images=torch.stack([reference["view1"], reference["view2"]], dim=1),
+        spanning=reference["raw"],
+        superpixels=reference["slic"],
+        num_superpixels=25,
+        boxes=boxes,
+        flips=reference["roi_t"][:, :2, 4].bool(),
+        seed=torch.zeros(2, dtype=torch.int64),
+    )
 
 
 def with_published_regions(model: R2O, reference: dict) -> R2O:
@@ -107,8 +124,14 @@ def test_gradients_match(reference):
 def test_target_follows_by_momentum_and_keeps_its_own_statistics(reference):
     model = make_model(reference)
     model.before_step(None)
-    theirs = {our_name(key.removeprefix("sd_after/")): value for key, value in reference.items() if key.startswith("sd_after/")}
+    theirs = {
+        our_name(key.removeprefix("sd_after/")): value
+        for key, value in reference.items()
+        if key.startswith("sd_after/")
+    }
     ours = dict(model.target.named_parameters(prefix="target"))
     for name in set(ours) & set(theirs):
         assert_close(ours[name], theirs[name], 1e-6)
-    assert {name for name in theirs if name.startswith("target") and "running" not in name and "tracked" not in name} == set(ours)
+    assert {
+        name for name in theirs if name.startswith("target") and "running" not in name and "tracked" not in name
+    } == set(ours)

@@ -106,7 +106,12 @@ def test_plus_plus_finds_well_separated_clusters():
     centres = 10 * torch.eye(6)
     points = centres.repeat_interleave(15, 0)[None] + 0.1 * torch.randn(1, 90, 6)
     for draw in range(10):
-        labels = kmeans(points, everyone(points), num_clusters=6, draws=torch.rand(1, 6, generator=torch.Generator().manual_seed(draw)))
+        labels = kmeans(
+            points,
+            everyone(points),
+            num_clusters=6,
+            draws=torch.rand(1, 6, generator=torch.Generator().manual_seed(draw)),
+        )
         assert labels.view(6, 15).unique(dim=1).shape[1] == 1
         assert labels.unique().numel() == 6
 
@@ -127,8 +132,10 @@ def test_clusters_depend_on_the_images_of_the_group_alone():
     seeds = torch.arange(6) + 100
     keywords = dict(num_clusters=5, images_per_group=2)
     whole = cluster_superpixels(features, present, seeds=seeds, **keywords)
-    halves = [cluster_superpixels(features[part], present[part], seeds=seeds[part], **keywords)
-              for part in (slice(0, 2), slice(2, 6))]
+    halves = [
+        cluster_superpixels(features[part], present[part], seeds=seeds[part], **keywords)
+        for part in (slice(0, 2), slice(2, 6))
+    ]
     assert torch.equal(whole, torch.cat(halves))
     assert torch.equal(whole == -1, ~present)
 

@@ -6,7 +6,9 @@ from tools.config_table import schema_of, table, write_into
 
 def test_the_readme_has_the_keys_of_the_schema():
     readme = (ROOT / "README.md").read_text()
-    assert write_into(readme, "r2o", table(schema_of("r2o"))) == readme, "run python -m tools.config_table r2o --write README.md"
+    assert write_into(readme, "r2o", table(schema_of("r2o"))) == readme, (
+        "run python -m tools.config_table r2o --write README.md"
+    )
 
 
 def test_a_key_shows_its_type_range_and_default():

@@ -19,7 +19,13 @@ class Dataset(torch.utils.data.Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict:
         superpixels = torch.arange(16, dtype=torch.uint8).view(4, 4).repeat_interleave(8, 0).repeat_interleave(8, 1)
         spanning = torch.full((3, 32, 32), 10 * key[1], dtype=torch.uint8)
-        return {"spanning": spanning, "images": torch.zeros(2, 3, 32, 32), "superpixels": superpixels, "seed": key[1], "unreadable": []}
+        return {
+            "spanning": spanning,
+            "images": torch.zeros(2, 3, 32, 32),
+            "superpixels": superpixels,
+            "seed": key[1],
+            "unreadable": [],
+        }
 
 
 class Log:
@@ -36,8 +42,13 @@ def prepare(batch: dict) -> dict:
 
 def test_drawing_leaves_the_method_as_it_was():
     trunk = make_trunk("resnet_tiny", tiny={"width": 8})
-    model = R2O(trunk, MLP(64, hidden_dim=8, output_dim=4), MLP(4, hidden_dim=8, output_dim=4),
-                momentum=lambda progress: 0.9, num_clusters=lambda progress: 3).train()
+    model = R2O(
+        trunk,
+        MLP(64, hidden_dim=8, output_dim=4),
+        MLP(4, hidden_dim=8, output_dim=4),
+        momentum=lambda progress: 0.9,
+        num_clusters=lambda progress: 3,
+    ).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     log = Log()
     pictures = RegionPictures(Dataset(), count=3, group=5)

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from r2o_main import R2OConfig
+from r2o_config import R2OConfig
 from utils.config import CONFIGS, dump_config, find_config, load_config, schema_keys
 from utils.errors import UserError
 
@@ -59,6 +59,7 @@ def write(tmp_path):
         path = tmp_path / "own.yaml"
         path.write_text(text)
         return path
+
     return write_config
 
 
@@ -83,19 +84,22 @@ def test_what_is_printed_loads_as_the_same_config(write):
     assert warnings == []
 
 
-@pytest.mark.parametrize(("override", "parts"), [
-    ("optimizer.base_rl=0.2", ["--set: optimizer.base_rl: no such key", "did you mean optimizer.base_lr?"]),
-    ("data.base_lr=0.2", ["--set: data.base_lr: no such key", "did you mean optimizer.base_lr?"]),
-    ("optimizer.base_lr=fast", ["--set: optimizer.base_lr: input should be a valid number", "found 'fast'"]),
-    ("optimizer.base_lr=-1", ["optimizer.base_lr: input should be greater than 0", "found -1"]),
-    ("optimizer.total_epochs=2.5", ["optimizer.total_epochs", "found 2.5"]),
-    ("optimizer.lr_type=cosin", ["optimizer.lr_type: input should be 'cosine', 'piecewise'", "found 'cosin'"]),
-    ("clustering.scheduler.values=[1]", ["clustering.scheduler: a schedule needs one value an epoch"]),
-    ("clustering.scheduler.type=sine", ["clustering.scheduler.type", "'cosine'"]),
-    ("seed", ["--set seed: expected section.key=value"]),
-    ("seed.deep=1", ["seed is a value, not a section"]),
-    ("seed=[1", ["--set seed=[1: the value is not YAML"]),
-])
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("optimizer.base_rl=0.2", ["--set: optimizer.base_rl: no such key", "did you mean optimizer.base_lr?"]),
+        ("data.base_lr=0.2", ["--set: data.base_lr: no such key", "did you mean optimizer.base_lr?"]),
+        ("optimizer.base_lr=fast", ["--set: optimizer.base_lr: input should be a valid number", "found 'fast'"]),
+        ("optimizer.base_lr=-1", ["optimizer.base_lr: input should be greater than 0", "found -1"]),
+        ("optimizer.total_epochs=2.5", ["optimizer.total_epochs", "found 2.5"]),
+        ("optimizer.lr_type=cosin", ["optimizer.lr_type: input should be 'cosine', 'piecewise'", "found 'cosin'"]),
+        ("clustering.scheduler.values=[1]", ["clustering.scheduler: a schedule needs one value an epoch"]),
+        ("clustering.scheduler.type=sine", ["clustering.scheduler.type", "'cosine'"]),
+        ("seed", ["--set seed: expected section.key=value"]),
+        ("seed.deep=1", ["seed is a value, not a section"]),
+        ("seed=[1", ["--set seed=[1: the value is not YAML"]),
+    ],
+)
 def test_a_wrong_override_is_refused_with_its_key_and_remedy(write, override, parts):
     with pytest.raises(UserError) as error:
         load_config(write(PUBLISHED), R2OConfig, overrides=[override])
@@ -103,14 +107,20 @@ def test_a_wrong_override_is_refused_with_its_key_and_remedy(write, override, pa
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize(("text", "parts"), [
-    ("data: {image_dri: x}", ["own.yaml: data.image_dri: no such key", "did you mean data.image_dir?", "data.image_dir: this key"]),
-    ("model: {}", ["own.yaml: data: this key is missing"]),
-    ("- a list", ["own.yaml: expected sections", "found list"]),
-    ("model: [", ["own.yaml: not a YAML file"]),
-    ("seed: 1\nseed: 2\ndata: {image_dir: x}", ["own.yaml: not a YAML file", "'seed' stands twice"]),
-    ("modle: {}\ndata: {image_dir: x}", ["own.yaml: modle: no such key; did you mean model?"]),
-])
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (
+            "data: {image_dri: x}",
+            ["own.yaml: data.image_dri: no such key", "did you mean data.image_dir?", "data.image_dir: this key"],
+        ),
+        ("model: {}", ["own.yaml: data: this key is missing"]),
+        ("- a list", ["own.yaml: expected sections", "found list"]),
+        ("model: [", ["own.yaml: not a YAML file"]),
+        ("seed: 1\nseed: 2\ndata: {image_dir: x}", ["own.yaml: not a YAML file", "'seed' stands twice"]),
+        ("modle: {}\ndata: {image_dir: x}", ["own.yaml: modle: no such key; did you mean model?"]),
+    ],
+)
 def test_a_wrong_file_is_refused_with_its_name(write, text, parts):
     with pytest.raises(UserError) as error:
         load_config(write(text), R2OConfig)
@@ -124,8 +134,17 @@ def test_every_wrong_key_is_named_at_once(write):
     assert len(str(error.value).splitlines()) == 2
 
 
-@pytest.mark.parametrize("name", ["imagenet_300ep", "imagenet_300ep.yaml", "r2o/imagenet_300ep", "r2o/imagenet_300ep.yaml",
-                                  "train_imagenet_300", "train_imagenet_300.yaml"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "imagenet_300ep",
+        "imagenet_300ep.yaml",
+        "r2o/imagenet_300ep",
+        "r2o/imagenet_300ep.yaml",
+        "train_imagenet_300",
+        "train_imagenet_300.yaml",
+    ],
+)
 def test_a_config_is_found_by_name(name):
     assert find_config(name, method="r2o") == CONFIGS / "r2o" / "imagenet_300ep.yaml"
 
@@ -136,7 +155,9 @@ def test_an_unknown_name_lists_those_there_are():
 
 
 def test_an_empty_section_is_its_defaults(write):
-    config, _ = load_config(write("data: {image_dir: x}\nlog:\ncheckpoint:\namp:\n"), R2OConfig, overrides=["log.log_step=3"])
+    config, _ = load_config(
+        write("data: {image_dir: x}\nlog:\ncheckpoint:\namp:\n"), R2OConfig, overrides=["log.log_step=3"]
+    )
     assert config.log.log_step == 3
     assert config.checkpoint.save_epoch == 100
 
