@@ -29,6 +29,7 @@ class Parameter(IntEnum):
 
 
 JITTER_ORDERS = tuple(permutations((Parameter.BRIGHTNESS, Parameter.CONTRAST, Parameter.SATURATION, Parameter.HUE)))
+_OPERATIONS = np.array(JITTER_ORDERS)
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,13 @@ def augment(images: Tensor, parameters: Tensor) -> Tensor:
     with torch.autocast(images.device.type, enabled=False):
         drawn = parameters.numpy()
         out = images.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-        for index, order in enumerate(JITTER_ORDERS):
-            rows = np.flatnonzero(drawn[:, Parameter.ORDER] == index)
-            _apply(out, rows, lambda part, order=order, rows=rows: _jitter(part, parameters[rows], order))
+        jittered = np.flatnonzero(drawn[:, Parameter.ORDER] >= 0)
+        # Four turns; in each, the images that are due for an operation go through it together.
+        for operations in _OPERATIONS[drawn[jittered, Parameter.ORDER].astype(int)].T:
+            for operation in JITTER_ORDERS[0]:
+                rows = jittered[operations == operation]
+                factors = parameters[rows, operation]
+                _apply(out, rows, lambda part, factors=factors, operation=operation: _jitter(part, factors, operation))
         _apply(out, np.flatnonzero(drawn[:, Parameter.GREY]), lambda part: _grey(part).expand_as(part))
         for kernel in np.unique(drawn[:, Parameter.BLUR_KERNEL]):
             rows = np.flatnonzero((drawn[:, Parameter.BLUR_SIGMA] > 0) & (drawn[:, Parameter.BLUR_KERNEL] == kernel))
@@ -157,20 +162,15 @@ def _apply(images: Tensor, rows: np.ndarray, change) -> None:
     images.index_copy_(0, index, change(images.index_select(0, index)))
 
 
-def _jitter(part: Tensor, parameters: Tensor, order: tuple[Parameter, ...]) -> Tensor:
-    factors = _to(parameters, part.device)[:, :, None, None, None]
-    for operation in order:
-        factor = factors[:, operation]
-        if operation is Parameter.BRIGHTNESS:
-            part = part.mul_(factor).clamp_(0, 1)
-        elif operation is Parameter.CONTRAST:
-            mean = _grey(part.mean((2, 3), keepdim=True))
-            part = torch.lerp(mean, part, factor).clamp_(0, 1)
-        elif operation is Parameter.SATURATION:
-            part = torch.lerp(_grey(part), part, factor).clamp_(0, 1)
-        else:
-            part = _shift_hue(part, factor)
-    return part
+def _jitter(part: Tensor, factors: Tensor, operation: Parameter) -> Tensor:
+    factors = _to(factors, part.device)[:, None, None, None]
+    if operation is Parameter.BRIGHTNESS:
+        return part.mul_(factors).clamp_(0, 1)
+    if operation is Parameter.CONTRAST:
+        return torch.lerp(_grey(part.mean((2, 3), keepdim=True)), part, factors).clamp_(0, 1)
+    if operation is Parameter.SATURATION:
+        return torch.lerp(_grey(part), part, factors).clamp_(0, 1)
+    return _shift_hue(part, factors)
 
 
 def _grey(images: Tensor) -> Tensor:
