@@ -73,3 +73,17 @@ class R2OConfig(Common):
     clustering: Clustering = Clustering()
     data: R2OData
     optimizer: R2OOptimizer = R2OOptimizer()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "R2OConfig":
+        if self.model.cluster_level > self.model.region_level:
+            raise ValueError(
+                f"model.cluster_level: {self.model.cluster_level} lies above model.region_level: {self.model.region_level}, "
+                "whose training it would not see; use the same level or a lower one"
+            )
+        if self.optimizer.warmup_epochs > self.optimizer.total_epochs:
+            raise ValueError(
+                f"optimizer.warmup_epochs: {self.optimizer.warmup_epochs} is more than optimizer.total_epochs: "
+                f"{self.optimizer.total_epochs}"
+            )
+        return self

@@ -9,6 +9,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -23,8 +24,9 @@ from data.views import R2OViews, ViewSpec
 from engine.lars import parameter_groups
 from engine.loop import Plan, train_epochs
 from engine.optimizers import build_optimizer
+from engine.place import find_run
 from engine.precision import Precision, memory_format
-from engine.run import open_run
+from engine.run import Run
 from engine.schedules import NO_CLUSTERING, momentum_schedule, num_clusters, rate_schedule
 from models.backbone import make_trunk
 from models.heads import make_heads
@@ -33,7 +35,7 @@ from r2o_config import ClusterSchedule, R2OConfig, R2OOptimizer
 from tools.make_superpixels import ensure_superpixels
 from tools.pictures import RegionPictures
 from utils.cli import run_main
-from utils.distributed import on_main, rank, world_size
+from utils.distributed import main_first, on_main, rank, world_size
 from utils.errors import UserError
 from utils.method import Progress
 from utils.sections import Optimizer
@@ -47,9 +49,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train(config: R2OConfig, arguments: argparse.Namespace, device: torch.device) -> None:
+    place = find_run("r2o", config, out=arguments.out, resume=arguments.resume)
     parts = build(config, device, max_steps=arguments.max_steps)
     plan, loader, method = parts.plan, parts.loader, parts.method
-    run = open_run("r2o", config, out=arguments.out, resume=arguments.resume)
+    run = Run(place, config, steps_per_epoch=plan.steps_per_epoch)
     run.log.text(
         f"{loader.num_images} images, {world_size()} processes on {device.type}, {parts.global_batch} images a step, "
         f"{plan.steps_per_epoch} steps an epoch; everything goes to {run.folder}"
@@ -87,8 +90,22 @@ class Parts(NamedTuple):
 
 def build(config: R2OConfig, device: torch.device, *, max_steps: int | None = None) -> Parts:
     """Config -> data, method, optimiser and schedules; every process of the group calls it."""
-    loader = make_data(config, device)
     accumulate = config.optimizer.accumulate_steps
+    global_batch = config.data.train_batch_size * world_size() * accumulate
+    clusters = make_curriculum(config.clustering.scheduler)
+    momentum = momentum_schedule(
+        base=config.model.base_momentum,
+        global_batch=global_batch,
+        reference_batch=config.model.momentum_reference_batch,
+    )
+    method = make_method(config, momentum=momentum, clusters=clusters).to(device, memory_format=memory_format(device))
+    if world_size() > 1 and config.amp.sync_bn:
+        method = convert_sync_batchnorm(method, device)
+    optimizer = make_optimizer(config.optimizer, method)
+    precision = Precision(config.amp.opt_level, dtype=config.amp.dtype, backend=config.amp.backend, device=device)
+    method, optimizer = precision.prepare(method, optimizer)
+    # Last, since it may make superpixels for hours: what is wrong with the model is known by now.
+    loader = make_data(config, device)
     plan = Plan(
         config.optimizer.total_epochs,
         steps_per_epoch=len(loader) // accumulate,
@@ -99,20 +116,7 @@ def build(config: R2OConfig, device: torch.device, *, max_steps: int | None = No
         max_steps=max_steps,
         max_bad_fraction=config.data.max_bad_fraction,
     )
-    global_batch = config.data.train_batch_size * world_size() * accumulate
-    clusters = make_curriculum(config.clustering.scheduler)
-    momentum = momentum_schedule(
-        base=config.model.base_momentum,
-        global_batch=global_batch,
-        reference_batch=config.model.momentum_reference_batch,
-    )
     learning_rate = make_learning_rate(config.optimizer, plan, global_batch, clusters)
-    method = make_method(config, momentum=momentum, clusters=clusters).to(device, memory_format=memory_format(device))
-    if world_size() > 1 and config.amp.sync_bn:
-        method = convert_sync_batchnorm(method, device)
-    optimizer = make_optimizer(config.optimizer, method)
-    precision = Precision(config.amp.opt_level, dtype=config.amp.dtype, backend=config.amp.backend, device=device)
-    method, optimizer = precision.prepare(method, optimizer)
     schedules = {"target_momentum": momentum, "clusters": lambda progress: clusters(progress) or NO_CLUSTERING}
     return Parts(loader, method, optimizer, precision, plan, global_batch, learning_rate, schedules)
 
@@ -200,8 +204,19 @@ def make_method(
     # The same start on every process, whatever was drawn before.
     torch.manual_seed(config.seed)
     tiny = {"width": model.backbone.width, "blocks": model.backbone.blocks, "strides": model.backbone.strides}
+    last_epoch = config.clustering.scheduler.epochs[-1]
+    if config.clustering.scheduler.type != "constant" and last_epoch != config.optimizer.total_epochs:
+        _log.warning(
+            "clustering.scheduler.epochs ends at %d, but optimizer.total_epochs is %d: K %s",
+            last_epoch,
+            config.optimizer.total_epochs,
+            "never gets to its end" if last_epoch > config.optimizer.total_epochs else "stays at its end",
+        )
+    # torchvision's weights are downloaded once a machine's cache, not by every process at once.
+    download = main_first() if model.backbone.pretrained is True else nullcontext()
     try:
-        trunk = make_trunk(model.backbone.type, pretrained=model.backbone.pretrained, tiny=tiny)
+        with download:
+            trunk = make_trunk(model.backbone.type, pretrained=model.backbone.pretrained, tiny=tiny)
         projector, predictor = make_heads(trunk.levels[model.region_level].channels, model.projection, model.predictor)
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.sampler import EpochSampler
 from data.views import collate
+from utils.errors import UserError
 
 # What is read on the CPU: moving it to the device would make the host wait to read it back.
 HOST_KEYS = ("photometric", "seed")
@@ -62,17 +63,24 @@ class Loader:
     def __iter__(self) -> Iterator[dict]:
         """Batches as `collate` makes them, tensors on the device but for HOST_KEYS."""
         if self._device.type != "cuda":
-            for batch in self._batches:
-                self._note_unreadable(batch)
+            for batch in self._read():
                 yield {key: self._move(key, value) for key, value in batch.items()}
             return
         yield from self._one_ahead()
 
+    def _read(self) -> Iterator[dict]:
+        try:
+            for batch in self._batches:
+                self._note_unreadable(batch)
+                yield batch
+        except UserError as error:
+            # A worker's error comes with the worker's traceback in its message; its last line is what the user needs.
+            raise type(error)(str(error).strip().splitlines()[-1]) from None
+
     def _one_ahead(self) -> Iterator[dict]:
         """On CUDA a stream of its own copies the next batch while the caller computes on this one."""
         copying, waiting = torch.cuda.Stream(self._device), None
-        for batch in self._batches:
-            self._note_unreadable(batch)
+        for batch in self._read():
             with torch.cuda.stream(copying):
                 moved = {key: self._move(key, value) for key, value in batch.items()}
                 event = copying.record_event()

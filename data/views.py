@@ -153,7 +153,7 @@ class R2OViews(Dataset):
             `spanning` (3, S', S') uint8, `superpixels` (S'', S'') uint8 or int32, dense from 0, `seed` int, and
             `unreadable`, a list of (name, reason).
         Raises:
-            LabelMapError: the image's map is missing, damaged, or of another size.
+            LabelMapError: the image's map is damaged, or of another size; a missing one is computed.
             DataError: see `read_or_replace`.
         """
         epoch, index = key
@@ -173,6 +173,9 @@ class R2OViews(Dataset):
         if self.mask_dir is None:
             return slic_labels(photo.image, size=size, segments=self.segments)
         path = label_map_path(self.mask_dir, self.mask_type, self.images.split, self.images.name(photo.index))
+        if not path.exists():
+            # An image that was repaired, or a map that was deleted, after all maps were noted as made.
+            return slic_labels(photo.image, size=size, segments=self.segments)
         labels = read_label_map(path)
         if labels.shape != (size, size):
             raise LabelMapError(f"{path}: {labels.shape} where {(size, size)} is needed; delete it and make it again")

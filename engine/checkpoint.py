@@ -104,6 +104,10 @@ class CheckpointStore:
             return None
         return (load_checkpoint(path, map_location=map_location) if state is None else state), path
 
+    def is_empty(self) -> bool:
+        """Whether there is no checkpoint."""
+        return not self._entries()
+
     def _newest_whole(self, map_location: str | torch.device) -> tuple[dict[str, Any] | None, Path | None]:
         entries = self._entries()
         for entry in entries:

@@ -1,6 +1,6 @@
 """Losses that are NaN or infinite, noticed without waiting for the device at every step."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -34,11 +34,11 @@ class FiniteGuard:
         self._first_bad_step = torch.where(is_first, step, self._first_bad_step)
         self._values = torch.where(is_first, values, self._values)
 
-    def check(self, learning_rate: float) -> None:
+    def check(self, rate_at: Callable[[int], float]) -> None:
         """Stop all ranks if any of them saw a loss that is not finite; all ranks must call it.
 
         Raises:
-            DivergedError: with the first such step, its rank and loss parts, and `learning_rate`.
+            DivergedError: with the first such step, its rank and loss parts, and the learning rate that `rate_at` gives for it.
         """
         if all_reduce_max(self._first_bad_step).item() < 0:
             return
@@ -46,7 +46,7 @@ class FiniteGuard:
         step, rank = min((step, rank) for rank, (step, _) in enumerate(reports) if step >= 0)
         parts = ", ".join(f"{name} {value:g}" for name, value in reports[rank][1].items())
         raise DivergedError(
-            f"losses not finite at step {step} on rank {rank}: {parts}; learning rate {learning_rate:g}. "
+            f"losses not finite at step {step} on rank {rank}: {parts}; learning rate {rate_at(step):g}. "
             "Lower optimizer.base_lr, warm up for longer (optimizer.warmup_epochs) or use more bits (amp.opt_level: O0), "
             "and resume from the last checkpoint, which is from before this"
         )

@@ -72,9 +72,13 @@ def train_epochs(
         Preempted: the process was asked to stop and has saved a checkpoint.
     """
     device = next(method.parameters()).device
-    wrapped = _distribute(method, device)
+    wrapped = _distribute(method)
+
+    def rate_at(step: int) -> float:
+        return learning_rate(plan.progress(step))
+
     guard, meter = FiniteGuard(device), Meter(device, images_per_step=loader.batch_size * plan.accumulate_steps)
-    step = run.restore(method, optimizer, precision, steps_per_epoch=plan.steps_per_epoch)
+    step = run.restore(method, optimizer, precision)
     with StopRequest() as stop, run.progress_bar(total=plan.last_step, initial=step) as bar:
         while step < plan.last_step:
             epoch = step // plan.steps_per_epoch
@@ -84,7 +88,7 @@ def train_epochs(
             epoch_end = min(plan.last_step, (epoch + 1) * plan.steps_per_epoch)
             while step < epoch_end:
                 progress = plan.progress(step)
-                rate = learning_rate(progress)
+                rate = rate_at(step)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 method.before_step(progress)
@@ -105,10 +109,11 @@ def train_epochs(
                 guard.update(step, losses | ({} if precision.scales_loss else {"gradient_norm": gradient_norm}))
                 step += 1
                 meter.end_step()
-                # Whatever makes the host wait for the device, or a process for the others, happens at these steps only.
+                # What makes the host wait for the device, or a process for the others, happens at these steps only; but for
+                # float16, whose scaler looks for overflows at every step.
                 looks_up = step % plan.log_step == 0 or step == epoch_end
                 if looks_up:
-                    guard.check(rate)
+                    guard.check(rate_at)
                     _check_images(loader, plan.max_bad_fraction)
                     scalars = {
                         "learning_rate": rate,
@@ -120,7 +125,7 @@ def train_epochs(
                     bar.update(step, {name: scalars[name] for name in ON_CONSOLE})
                 stopping = stop.asked(agree=looks_up)
                 if step == epoch_end or stopping or run.save_is_due(agree=looks_up):
-                    guard.check(rate)
+                    guard.check(rate_at)
                     finished = step % plan.steps_per_epoch == 0
                     kept = finished and (epoch + 1 == plan.total_epochs or (epoch + 1) % plan.save_epoch == 0)
                     run.save(
@@ -129,19 +134,18 @@ def train_epochs(
                         precision,
                         step=step,
                         epoch=epoch + finished,
-                        steps_per_epoch=plan.steps_per_epoch,
                         permanent=kept,
                     )
                 if stopping:
                     raise Preempted(f"asked to stop: saved at step {step}; start with --resume auto to go on")
 
 
-def _distribute(method: nn.Module, device: torch.device) -> nn.Module:
+def _distribute(method: nn.Module) -> nn.Module:
     if world_size() == 1:
         return method
     # Buffers stay each process' own: a broadcast a step would cost time, and SyncBN keeps BatchNorm's equal anyway.
-    devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(method, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    # Without device_ids DDP leaves the batch alone: it would move to the GPU what is read on the host.
+    return DistributedDataParallel(method, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def _gradients_exchanged(wrapped: nn.Module, now: bool) -> contextlib.AbstractContextManager:

@@ -130,7 +130,9 @@ class R2O(nn.Module):
     ) -> Tensor:
         whole = one_hot_regions(regions, num_regions)
         views = zip(batch["boxes"].unbind(1), batch["flips"].unbind(1))
-        return torch.cat([align_masks(whole, boxes, flips, size=size) for boxes, flips in views])
+        # Their sums become the loss' weights, which low precision would round.
+        with torch.autocast(whole.device.type, enabled=False):
+            return torch.cat([align_masks(whole, boxes, flips, size=size) for boxes, flips in views])
 
     def _compare(self, prediction: Tensor, target: Tensor, masks: Tensor, regions: Tensor, num_regions: int) -> Output:
         areas_1, areas_2 = masks.sum(-1).chunk(2)

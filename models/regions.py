@@ -139,7 +139,8 @@ def merge_superpixels(
     if soft_labels:
         masks = soft_masks(superpixels, num_labels=clusters.shape[1], size=size)
         mixed = (masks * clusters.clamp(min=0)[..., None]).sum(1)
-        return mixed.long().view(-1, *size)
+        # What rounding has left just below a whole number is that number.
+        return (mixed + 1e-4).long().view(-1, *size)
     ids = sample_labels(superpixels, size=size).long()
     return clusters.gather(1, ids.flatten(1)).view(ids.shape)
 

@@ -16,9 +16,12 @@ set -uo pipefail
 config=${1:-r2o/imagenet_300ep}
 shift || true
 # One task a GPU: every process gets its rank and the signal from srun itself, and finds the others by SLURM's variables.
-srun --kill-on-bad-exit=1 .venv/bin/python r2o_main.py --cfg "$config" --resume auto --out "runs/r2o/$SLURM_JOB_ID" ${1:+--set "$@"}
+srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" .venv/bin/python r2o_main.py --cfg "$config" --resume auto --out "runs/r2o/$SLURM_JOB_ID" ${1:+--set "$@"}
 code=$?
-if [ "$code" -eq 75 ]; then
-  scontrol requeue "$SLURM_JOB_ID"
-fi
+# 75 is "resume me", but the first process to leave makes srun kill the others, whose codes may win. Done (0), wrong use (2), bad
+# data (3) and divergence (4) would only come again.
+case "$code" in
+  0 | 1 | 2 | 3 | 4) ;;
+  *) scontrol requeue "$SLURM_JOB_ID" ;;
+esac
 exit "$code"

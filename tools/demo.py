@@ -25,9 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     name = "demo_long" if arguments.long else "demo"
     run = Path("runs") / name / arguments.method
-    print(
-        f"Pretraining with configs/{arguments.method}/{name}.yaml; stop it with Ctrl-C and it goes on from there next time."
-    )
+    print(f"Pretraining with configs/{arguments.method}/{name}.yaml; after Ctrl-C it goes on from its last epoch.")
     command = [
         sys.executable,
         f"{arguments.method}_main.py",
@@ -44,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     if code:
         return code
-    Image.fromarray(story(run / "pictures")).save(run / "regions.png")
+    if any((run / "pictures").glob("regions_*.png")):
+        Image.fromarray(story(run / "pictures")).save(run / "regions.png")
     print("Probing: linear models on frozen features of the embedded scenes, fitted on train, judged on val ...")
     comparisons = probe_run(run, DATA)
     write_json(run / "probes.json", {name: row._asdict() for name, row in comparisons.items()})

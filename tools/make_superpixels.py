@@ -29,7 +29,7 @@ from data.label_maps import (
 from data.listing import ImageList, find_images
 from data.superpixels import slic_labels, superpixel_type
 from tools.jobs import Summary, add_job_arguments, run_job
-from utils.distributed import barrier, rank, world_size
+from utils.distributed import barrier, on_main, rank, world_size
 from utils.errors import DataError, UserError
 from utils.log import setup_logging
 
@@ -84,10 +84,20 @@ def ensure_superpixels(images: ImageList, mask_dir: str | Path, *, size: int, se
     Disks may be shared by all nodes or each node's own: what is missing after every process did its share of the
     whole is made once more by the processes of a node.
     """
+    on_main(lambda: _make_folder(Path(mask_dir)))
     local = (int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     for shard in ((rank(), world_size()), local):
         make_superpixels(images, mask_dir, size=size, segments=segments, shard=shard)
         barrier()
+
+
+def _make_folder(mask_dir: Path) -> None:
+    try:
+        mask_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{mask_dir}: {error.strerror}: set data.mask_dir to a folder that can be written to"
+        ) from error
 
 
 @dataclass(frozen=True)

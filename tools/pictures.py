@@ -46,7 +46,8 @@ class RegionPictures:
         self, method: nn.Module, progress: Progress, log: RunLog, prepare: Callable[[dict], dict], device: torch.device
     ) -> None:
         """Add a sheet, one row an image, to the log; the method is left as it was."""
-        if self._batch is None:
+        # After a resume within an epoch, the picture of the epoch's beginning is there, and the weights have moved on.
+        if self._batch is None or log.has_picture(progress.step, "regions"):
             return
         batch = {
             key: value.to(device) if key in ("spanning", "superpixels", "images") else value

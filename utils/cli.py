@@ -68,14 +68,14 @@ def run_main(
             _log.info("%s", warning)
         _choose_kernels(arguments.deterministic)
         train(config, arguments, device)
+        # After an error the others may be waiting in the middle of something: the launcher ends them, not this.
+        shutdown()
     except (UserError, Preempted) as error:
         _log.error("%s", error)
         return error.exit_code
     except KeyboardInterrupt:
         _log.error("interrupted; --resume auto goes on from the last checkpoint")
         return 128 + signal.SIGINT
-    finally:
-        shutdown()
     return 0
 
 

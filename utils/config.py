@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from utils.errors import UserError
 
@@ -21,6 +21,18 @@ class Section(BaseModel):
     """A part of a config: unknown keys are refused, values are checked, nothing changes after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_means_default(cls, values: Any) -> Any:
+        # `log:` and `subset:` with nothing behind them read as None, `resume_path: ""` as a path.
+        if not isinstance(values, dict):
+            return values
+        return {key: value for key, value in values.items() if not cls._is_empty(key, value)}
+
+    @classmethod
+    def _is_empty(cls, key: str, value: Any) -> bool:
+        return key in cls.model_fields and (value is None or value == "")
 
 
 Schema = TypeVar("Schema", bound=Section)
@@ -157,6 +169,9 @@ def _explain(problem: dict, schema: type[Section], places: dict[str, str], file:
     if problem["type"] == "missing":
         return f"{place}: {key}: this key is missing and has no default"
     message = problem["msg"].removeprefix("Value error, ")
+    if not parts:
+        # A rule about several keys names them itself.
+        return f"{place}: {message}"
     return f"{place}: {key}: {message[0].lower()}{message[1:]}; found {problem['input']!r}"
 
 

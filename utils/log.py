@@ -59,7 +59,8 @@ class RunLog:
         metrics = self._folder / "metrics.jsonl"
         atomic_write_bytes(metrics, _lines_up_to(metrics, resume_step))
         self._metrics = open(metrics, "a", encoding="utf-8")
-        purge_step = None if resume_step is None else resume_step + 1
+        # 0 hides what an attempt that saved no checkpoint left there.
+        purge_step = 0 if resume_step is None else resume_step + 1
         self._tensorboard = SummaryWriter(str(log_dir or self._folder / "tensorboard"), purge_step=purge_step)
         self._wandb = None
         if enable_wandb:
@@ -92,13 +93,20 @@ class RunLog:
         """
         if not self._writes:
             return
-        with atomic_path(self._folder / "pictures" / f"{name}_{step:08d}.png") as temporary:
+        with atomic_path(self._picture_path(step, name)) as temporary:
             Image.fromarray(picture).save(temporary)
         self._tensorboard.add_image(name, picture, step, dataformats="HWC")
         if self._wandb is not None:
             import wandb
 
             self._wandb.log({"step": step, name: wandb.Image(picture)})
+
+    def has_picture(self, step: int, name: str) -> bool:
+        """Whether this picture was kept before, by a run that this one continues."""
+        return self._writes and self._picture_path(step, name).exists()
+
+    def _picture_path(self, step: int, name: str) -> Path:
+        return self._folder / "pictures" / f"{name}_{step:08d}.png"
 
     def text(self, line: str) -> None:
         """Say a line on the console and in log.txt."""

@@ -1,10 +1,12 @@
 """The sections of a config that every method has. A method's own keys stand beside its main."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from utils.config import Section, unused
+
+Count = Annotated[int, Field(ge=1)]
 
 
 class Backbone(Section):
@@ -15,10 +17,10 @@ class Backbone(Section):
         False, description="torchvision's ImageNet weights, or the path of a `backbone.pth`."
     )
     width: int = Field(16, ge=1, description="`resnet_tiny` only: channels of its first stage.")
-    blocks: list[int] = Field(
+    blocks: list[Count] = Field(
         [1, 1, 1, 1], min_length=4, max_length=4, description="`resnet_tiny` only: residual blocks a stage."
     )
-    strides: list[int] = Field(
+    strides: list[Count] = Field(
         [1, 1, 2, 2, 2],
         min_length=5,
         max_length=5,
@@ -61,11 +63,6 @@ class Data(Section):
     num_examples: int | None = Field(None, ge=1, description="Checked against the listing, which decides.")
     val_batch_size: Any = unused("probes and evaluators have their own batch sizes")
     dual_views: Any = unused("every method here compares two views")
-
-    @field_validator("subset", mode="before")
-    @classmethod
-    def _empty_subset(cls, value: Any) -> Any:
-        return "" if value is None else value
 
 
 class Optimizer(Section):
@@ -122,9 +119,3 @@ class Common(Section):
     seed: int = Field(0, ge=0, description="Everything random derives from it.")
     distributed: bool | None = Field(None, description="False refuses to run as one of several processes.")
     stage: Any = unused("these programs only train")
-
-    @field_validator("amp", "checkpoint", "log", mode="before")
-    @classmethod
-    def _empty_section(cls, value: Any) -> Any:
-        # `log:` with nothing below it reads as None.
-        return {} if value is None else value

@@ -83,9 +83,16 @@ def test_cached_superpixels_are_the_files(folder, tmp_path):
     assert item["superpixels"].tolist() == labels.tolist() and item["superpixels"].dtype == torch.int32
 
 
-def test_a_missing_or_wrong_map_stops_with_file_and_remedy(folder, tmp_path):
+def test_a_missing_map_is_computed(folder, tmp_path):
+    cached, computed = online(folder, mask_dir=tmp_path), online(folder)
+    assert torch.equal(cached[0, 0]["superpixels"], computed[0, 0]["superpixels"])
+
+
+def test_a_damaged_or_wrong_map_stops_with_file_and_remedy(folder, tmp_path):
     dataset = online(folder, mask_dir=tmp_path)
     path = label_map_path(tmp_path, "slic10_20", "train", dataset.images.name(0))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no map")
     with pytest.raises(LabelMapError, match=f"{path.name}: .*make_superpixels"):
         dataset[0, 0]
     write_label_map(path, np.zeros((8, 8), int))

@@ -236,6 +236,44 @@ def test_what_cannot_be_built_is_refused_with_a_remedy(folder, capsys, override,
     assert part in capsys.readouterr().err
 
 
+def test_a_changed_config_is_named_on_resuming_and_its_optimiser_settings_hold(folder, capsys):
+    assert train(folder, "run", "--max_steps", "2") == 0
+    assert train(folder, "run", "--resume", "auto", "--max_steps", "3", "--set", "optimizer.weight_decay=0.5") == 0
+    assert "optimizer.weight_decay: 1e-06 -> 0.5" in capsys.readouterr().err
+    assert newest(folder / "run")["optimizer"]["param_groups"][0]["weight_decay"] == 0.5
+
+
+def test_a_folder_that_is_no_run_cannot_be_resumed(folder, capsys):
+    assert train(folder, "run", "--resume", str(folder / "images")) == 2
+    assert "no run and no checkpoint" in capsys.readouterr().err
+
+
+def test_a_new_run_does_not_pick_up_checkpoints_of_another(folder, capsys):
+    write_config(folder, checkpoint={"time_stamp": "now", "ckpt_path": str(folder / "ckpt/{}/{}_{}_{}.pth")})
+    assert train(folder, "one", "--max_steps", "3") == 0
+    assert train(folder, "two") == 2
+    assert "holds checkpoints of another run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("model.cluster_level=c5", "model.cluster_level: c5 lies above model.region_level: c4"),
+        ("optimizer.warmup_epochs=4", "optimizer.warmup_epochs: 4.0 is more than"),
+    ],
+)
+def test_settings_that_would_spoil_a_run_are_refused(folder, capsys, override, part):
+    assert train(folder, "run", "--set", override) == 2
+    assert part in capsys.readouterr().err
+
+
+def test_a_damaged_map_of_a_worker_is_told_in_one_line(folder, capsys):
+    assert train(folder, "run", "--max_steps", "1") == 0
+    next((folder / "masks").rglob("*.png")).write_bytes(b"damaged")
+    assert train(folder, "again", "--set", "data.data_workers=1") == 3
+    assert "no complete PNG" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_print_config_prints_what_would_be_used_and_stops(folder, capsys):
     assert train(folder, "run", "--print-config", "--set", "seed=5") == 0
     assert yaml.safe_load(capsys.readouterr().out)["seed"] == 5

@@ -7,7 +7,8 @@ import torch
 
 import r2o_main
 from engine.loop import train_epochs
-from engine.run import open_run
+from engine.place import find_run
+from engine.run import Run
 from utils.config import load_config
 from utils.distributed import launch, rank, shutdown
 
@@ -17,7 +18,8 @@ def main(folder: Path, out: str) -> dict[str, torch.Tensor]:
     config, _ = load_config(folder / "own.yaml", r2o_main.R2OConfig)
     parts = r2o_main.build(config, device, max_steps=5)
     parts.method.double()
-    run = open_run("r2o", config, out=str(folder / out), resume=None)
+    place = find_run("r2o", config, out=str(folder / out), resume=None)
+    run = Run(place, config, steps_per_epoch=parts.plan.steps_per_epoch)
     for _ in train_epochs(
         parts.method,
         parts.loader,

@@ -63,7 +63,7 @@ def test_resuming_tells_tensorboard_to_forget_the_steps_after_it(tmp_path, monke
     monkeypatch.setattr(log_module, "SummaryWriter", Recorder)
     RunLog(tmp_path, log_dir=tmp_path / "elsewhere", resume_step=20).close()
     RunLog(tmp_path).close()
-    assert asked == [(str(tmp_path / "elsewhere"), 21), (str(tmp_path / "tensorboard"), None)]
+    assert asked == [(str(tmp_path / "elsewhere"), 21), (str(tmp_path / "tensorboard"), 0)]
 
 
 def test_pictures_are_kept_exactly_as_png_and_reach_tensorboard(tmp_path):
