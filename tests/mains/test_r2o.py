@@ -17,7 +17,7 @@ from PIL import Image
 import r2o_main
 from tests.mains import train_in_float64
 from tests.paths import ROOT
-from tests.utils.two_ranks import run_two_ranks
+from tests.utils.two_ranks import free_port, run_two_ranks
 from utils.config import load_config
 
 CONFIG = {
@@ -358,7 +358,7 @@ def test_two_processes_start_under_both_launchers(folder, launcher):
         "--nnodes=1",
         "--node_rank=0",
         "--master_addr=127.0.0.1",
-        "--master_port=29417",
+        f"--master_port={free_port()}",
         "r2o_main.py",
         f"--cfg={folder / 'own.yaml'}",
         f"--out={folder / 'run'}",

@@ -18,15 +18,19 @@ ROOT = Path(__file__).parents[2]
 SPLITS = {"fc": (5, 2), "conv": (1, 3), "empty": (4, 0), "cumulative": (2, 2), "plain": (3, 1), "half": (2, 3)}
 
 
-def run_two_ranks(script: str, folder: Path) -> list[Any]:
-    """Run `script FOLDER` as two gloo processes on this machine; what each saved as FOLDER/RANK.pth."""
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+def run_two_ranks(script: str, folder: Path) -> list[Any]:
+    """Run `script FOLDER` as two gloo processes on this machine; what each saved as FOLDER/RANK.pth."""
     shared = os.environ | {
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(free_port()),
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONPATH": str(ROOT),
