@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from data.listing import find_images
-from data.loader import Loader, make_loader
+from data.loader import Loader
 from data.photometric import BYOL_VIEW_1, BYOL_VIEW_2, normalise, prepare_views
 from data.sampler import EpochSampler
 from data.views import R2OViews, ViewSpec
@@ -126,11 +126,9 @@ def make_data(config: R2OConfig, device: torch.device) -> Loader:
     settings = config.data
     images = on_main(lambda: find_images(settings.image_dir, split=settings.split, subset=settings.subset))
     if settings.num_examples not in (None, len(images)):
+        found = len(images)
         _log.warning(
-            "data.num_examples says %d, but %s holds %d images, which counts",
-            settings.num_examples,
-            images.root,
-            len(images),
+            "data.num_examples says %d, but %s holds %d, which counts", settings.num_examples, images.root, found
         )
     mask_dir = None
     if settings.superpixels == "cached":
@@ -162,7 +160,7 @@ def make_data(config: R2OConfig, device: torch.device) -> Loader:
         accumulate_steps=config.optimizer.accumulate_steps,
         seed=config.seed,
     )
-    return make_loader(dataset, sampler, workers=settings.data_workers, device=device)
+    return Loader(dataset, sampler, workers=settings.data_workers, device=device)
 
 
 def prepare(batch: dict[str, Any]) -> dict[str, Any]:
@@ -204,14 +202,10 @@ def make_method(
     # The same start on every process, whatever was drawn before.
     torch.manual_seed(config.seed)
     tiny = {"width": model.backbone.width, "blocks": model.backbone.blocks, "strides": model.backbone.strides}
-    last_epoch = config.clustering.scheduler.epochs[-1]
-    if config.clustering.scheduler.type != "constant" and last_epoch != config.optimizer.total_epochs:
-        _log.warning(
-            "clustering.scheduler.epochs ends at %d, but optimizer.total_epochs is %d: K %s",
-            last_epoch,
-            config.optimizer.total_epochs,
-            "never gets to its end" if last_epoch > config.optimizer.total_epochs else "stays at its end",
-        )
+    last, total = clustering.scheduler.epochs[-1], config.optimizer.total_epochs
+    if clustering.scheduler.type != "constant" and last != total:
+        fate = "never gets to its end" if last > total else "stays at its end"
+        _log.warning("clustering.scheduler.epochs ends at %d, optimizer.total_epochs is %d: K %s", last, total, fate)
     # torchvision's weights are downloaded once a machine's cache, not by every process at once.
     download = main_first() if model.backbone.pretrained is True else nullcontext()
     try:

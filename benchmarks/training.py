@@ -15,6 +15,7 @@ import torch
 
 import r2o_main
 from benchmarks.data_path import images_per_second, worker_milliseconds
+from utils.cli import shows_errors
 from utils.config import find_config, load_config
 from utils.distributed import launch
 from utils.errors import UserError
@@ -81,28 +82,23 @@ def report(speeds: dict[str, float]) -> str:
     return "\n".join([*lines, f"one core reads, cuts and labels an image in {milliseconds:.2f} ms"])
 
 
+@shows_errors
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg", default="r2o/demo")
     parser.add_argument("--set", nargs="+", default=[], action="extend", dest="overrides", metavar="KEY=VALUE")
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args(argv)
-    try:
-        config, _ = load_config(
-            find_config(arguments.cfg, method="r2o"), r2o_main.R2OConfig, overrides=arguments.overrides
+    config, _ = load_config(find_config(arguments.cfg, method="r2o"), r2o_main.R2OConfig, overrides=arguments.overrides)
+    device = launch(None)
+    parts = r2o_main.build(config, device)
+    needed = arguments.steps + 2 * WARM_UP
+    if len(parts.loader) < needed:
+        raise UserError(
+            f"an epoch has {len(parts.loader)} batches and {needed} are needed: lower --steps or the batch size"
         )
-        device = launch(None)
-        parts = r2o_main.build(config, device)
-        needed = arguments.steps + 2 * WARM_UP
-        if len(parts.loader) < needed:
-            raise UserError(
-                f"an epoch has {len(parts.loader)} batches and {needed} are needed: lower --steps or the batch size"
-            )
-        parts.method.before_step(parts.plan.progress(0))
-        print(report(measure(parts, device, steps=arguments.steps)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    parts.method.before_step(parts.plan.progress(0))
+    print(report(measure(parts, device, steps=arguments.steps)))
     return 0
 
 

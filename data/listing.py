@@ -19,7 +19,7 @@ SUBSETS = Path(__file__).parent / "subsets"
 _OTHER_FOLDERS = ("masks", "annotations")
 _SPLITS = ("train", "val", "test", "unlabeled", "train2017", "val2017", "test2017", "unlabeled2017")
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -152,5 +152,5 @@ def _choose(images: ImageList, subset_file: Path) -> ImageList:
         raise DataError(f"{subset_file}: none of its {len(wanted)} classes or files is in {images.root}")
     if found != wanted:
         missing = sorted(os.fsdecode(entry) for entry in wanted - found)
-        logger.warning("%s: %d entries are not in %s, such as %s", subset_file, len(missing), images.root, missing[0])
+        _log.warning("%s: %d entries are not in %s, such as %s", subset_file, len(missing), images.root, missing[0])
     return ImageList(images.root, images.split, np.array(kept))

@@ -20,12 +20,16 @@ from utils.errors import UserError
 # What is read on the CPU: moving it to the device would make the host wait to read it back.
 HOST_KEYS = ("photometric", "seed")
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class Loader:
-    """Iterates over an epoch's batches.
+    """Iterates over an epoch's batches, in the order of `sampler`.
 
+    Args:
+        dataset: takes (epoch, index), gives what `collate` takes.
+        workers: processes, one thread each; 0 reads in this process. They live as long as the loader.
+        device: where batches go.
     Attributes:
         dataset: what the batches are made of.
         unreadable: name -> reason of the images of this epoch that this process could not read.
@@ -100,19 +104,7 @@ class Loader:
             self.unreadable[name] = reason
             if name not in self._warned:
                 self._warned.add(name)
-                logger.warning("cannot read %s (%s); another image takes its place", name, reason)
-
-
-def make_loader(dataset: Dataset, sampler: EpochSampler, *, workers: int, device: torch.device) -> Loader:
-    """A loader of `dataset` in the order of `sampler`.
-
-    Args:
-        dataset: takes (epoch, index), gives what `collate` takes.
-        sampler: the epochs' batches.
-        workers: processes, one thread each; 0 reads in this process. They live as long as the loader.
-        device: where batches go.
-    """
-    return Loader(dataset, sampler, workers=workers, device=device)
+                _log.warning("cannot read %s (%s); another image takes its place", name, reason)
 
 
 def _start_worker(ending: Synchronized, worker: int) -> None:

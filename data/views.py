@@ -105,14 +105,18 @@ class TwoViews(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         """The item of (epoch, index): what `cut_views` gives, `seed` and `unreadable`."""
+        return self._read_and_cut(key)[1]
+
+    def _read_and_cut(self, key: tuple[int, int]) -> tuple[Photo, dict]:
+        """The photo, for what else a method takes of it, and the item."""
         epoch, index = key
         photo = read_or_replace(self.images, seed=self.seed, epoch=epoch, index=index)
         rng = numpy_generator(self.seed, epoch, index, _VIEWS)
         views = cut_views(photo.image, draw_crops(rng, photo.image, self.spec), rng, self.spec)
-        return {**views, "seed": derive_seed(self.seed, epoch, index), "unreadable": photo.unreadable}
+        return photo, {**views, "seed": derive_seed(self.seed, epoch, index), "unreadable": photo.unreadable}
 
 
-class R2OViews(Dataset):
+class R2OViews(TwoViews):
     """Two views, the whole image as the third, spanning one, and its superpixels.
 
     Args:
@@ -137,14 +141,11 @@ class R2OViews(Dataset):
         mask_dir: str | Path | None,
         seed: int,
     ):
-        self.images, self.spec, self.seed = images, spec, seed
+        super().__init__(images, spec=spec, seed=seed)
         self.spanning_size = spanning_size or spec.size
         self.superpixel_size, self.segments = superpixel_size, segments
         self.mask_dir = mask_dir
         self.mask_type = superpixel_type(segments=segments, size=superpixel_size)
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         """The item of (epoch, index): what `cut_views` gives, and
@@ -156,25 +157,19 @@ class R2OViews(Dataset):
             LabelMapError: the image's map is damaged, or of another size; a missing one is computed.
             DataError: see `read_or_replace`.
         """
-        epoch, index = key
-        photo = read_or_replace(self.images, seed=self.seed, epoch=epoch, index=index)
-        rng = numpy_generator(self.seed, epoch, index, _VIEWS)
-        views = cut_views(photo.image, draw_crops(rng, photo.image, self.spec), rng, self.spec)
+        photo, item = self._read_and_cut(key)
         return {
-            **views,
+            **item,
             "spanning": cut_image(photo.image, WHOLE, size=self.spanning_size),
             "superpixels": label_tensor(self._superpixels(photo)),
-            "seed": derive_seed(self.seed, epoch, index),
-            "unreadable": photo.unreadable,
         }
 
     def _superpixels(self, photo: Photo) -> np.ndarray:
-        size = self.superpixel_size
-        if self.mask_dir is None:
-            return slic_labels(photo.image, size=size, segments=self.segments)
-        path = label_map_path(self.mask_dir, self.mask_type, self.images.split, self.images.name(photo.index))
-        if not path.exists():
-            # An image that was repaired, or a map that was deleted, after all maps were noted as made.
+        size, path = self.superpixel_size, None
+        if self.mask_dir is not None:
+            path = label_map_path(self.mask_dir, self.mask_type, self.images.split, self.images.name(photo.index))
+        # A map may be missing where an image was repaired, or a map deleted, after all were noted as made.
+        if path is None or not path.exists():
             return slic_labels(photo.image, size=size, segments=self.segments)
         labels = read_label_map(path)
         if labels.shape != (size, size):

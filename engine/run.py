@@ -17,7 +17,8 @@ from utils.config import Section, dump_config
 from utils.distributed import all_reduce_max, barrier, broadcast_object, is_main, world_size
 from utils.errors import UserError
 from utils.files import atomic_write_bytes, write_json
-from utils.log import ProgressBar, RunLog, setup_logging
+from utils.log import RunLog, setup_logging
+from utils.progress import ProgressBar
 
 _log = logging.getLogger(__name__)
 

@@ -86,14 +86,15 @@ class R2O(nn.Module):
         regions, num_regions = self.find_regions(batch, self.clusters)
         views = batch["images"].transpose(0, 1).flatten(0, 1)
         features = self._encode(self.backbone, views)
-        masks = self._masks_of_views(regions, num_regions, batch, size=features.shape[-2:])
+        whole = one_hot_regions(regions, num_regions)
+        masks = self._masks_of_views(whole, batch, size=features.shape[-2:])
         prediction = self.predictor(self._project(self.projector, features, masks))
         with torch.no_grad():
             backbone, projector = self.target
             target = self._project(projector, self._encode(backbone, views), masks)
             # View 1 predicts what the target says of view 2, and the other way round.
             target = torch.cat(target.chunk(2)[::-1])
-        return self._compare(prediction, target, masks, regions, num_regions)
+        return self._compare(prediction, target, masks, whole)
 
     @torch.no_grad()
     def find_regions(self, batch: dict[str, Any], num_clusters: int | None) -> tuple[Tensor, int]:
@@ -125,21 +126,18 @@ class R2O(nn.Module):
         groups = (pooled,) if self.joint_views else pooled.chunk(2)
         return torch.cat([projector(group) for group in groups])
 
-    def _masks_of_views(
-        self, regions: Tensor, num_regions: int, batch: dict[str, Any], *, size: tuple[int, int]
-    ) -> Tensor:
-        whole = one_hot_regions(regions, num_regions)
+    def _masks_of_views(self, whole: Tensor, batch: dict[str, Any], *, size: tuple[int, int]) -> Tensor:
         views = zip(batch["boxes"].unbind(1), batch["flips"].unbind(1))
         # Their sums become the loss' weights, which low precision would round.
         with torch.autocast(whole.device.type, enabled=False):
             return torch.cat([align_masks(whole, boxes, flips, size=size) for boxes, flips in views])
 
-    def _compare(self, prediction: Tensor, target: Tensor, masks: Tensor, regions: Tensor, num_regions: int) -> Output:
+    def _compare(self, prediction: Tensor, target: Tensor, masks: Tensor, whole: Tensor) -> Output:
         areas_1, areas_2 = masks.sum(-1).chunk(2)
         weight = region_weight(areas_1, areas_2, overlap_indicator=self.overlap_indicator, by_area=self.weight_by_area)
         weight = weight.repeat(2, 1)
         total = all_reduce_sum(weight.sum()) / world_size()
         loss = masked_byol_loss(prediction, target, weight, total_weight=total)
-        present = one_hot_regions(regions, num_regions).amax((2, 3)).sum(1)
+        present = whole.amax((2, 3)).sum(1)
         shared = overlap(areas_1, areas_2).sum(1)
         return Output({"loss": loss}, {"regions_per_image": present.mean(), "shared_regions": shared.mean()})

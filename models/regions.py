@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from losses.byol import unit
 from models.pooling import sample_labels, soft_masks
 
 
@@ -109,8 +110,7 @@ def cluster_superpixels(
     images_per_group = min(images_per_group, B)
     groups = -(-B // images_per_group)
     missing = groups * images_per_group - B
-    points = F.normalize(features.float() if features.dtype != torch.float64 else features, dim=-1)
-    points = F.pad(points, (0, 0, 0, 0, 0, missing)).view(groups, images_per_group * M, D)
+    points = F.pad(unit(features), (0, 0, 0, 0, 0, missing)).view(groups, images_per_group * M, D)
     valid = F.pad(present, (0, 0, 0, missing)).view(groups, images_per_group * M)
     draws = torch.stack([_uniform(seed, num_clusters) for seed in seeds[::images_per_group].tolist()])
     labels = kmeans(points, valid, num_clusters=num_clusters, draws=draws.to(points.device), max_iter=max_iter)

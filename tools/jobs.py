@@ -11,7 +11,7 @@ import cv2
 import torch
 
 from data.images import UnreadableImage
-from utils.log import ProgressBar
+from utils.progress import ProgressBar
 
 _MAX_CHUNK = 64
 _NAMED_FAILURES = 20

@@ -11,7 +11,6 @@ begins again and makes the same files.
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -28,12 +27,11 @@ from pycocotools import mask as coco_masks
 from data.demo_scenes import SCENES_VERSION, Scene, draw_scene
 from data.demo_shapes import CATEGORY_NAMES
 from tools.jobs import available_cores
+from utils.cli import shows_errors
 from utils.errors import UserError
 from utils.files import read_json, write_json
-from utils.log import ProgressBar, setup_logging
+from utils.progress import ProgressBar
 from utils.seeding import numpy_generator
-
-_log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val")
 JPEG_QUALITY = 92
@@ -189,6 +187,7 @@ class _SceneMaker:
         return describe_objects(scene)
 
 
+@shows_errors
 def main(argv: list[str] | None = None) -> int:
     """The command line; exit code 2 where the folder holds something else or a number is out of range."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -199,13 +198,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=DemoData.seed)
     parser.add_argument("--workers", type=int, help="processes; by default all cores")
     arguments = parser.parse_args(argv)
-    setup_logging(None)
-    try:
-        demo = DemoData(arguments.num_train, arguments.num_val, arguments.size, arguments.seed)
-        made = make_demo_data(arguments.output_dir, demo, workers=arguments.workers)
-    except UserError as error:
-        _log.error("%s", error)
-        return error.exit_code
+    demo = DemoData(arguments.num_train, arguments.num_val, arguments.size, arguments.seed)
+    made = make_demo_data(arguments.output_dir, demo, workers=arguments.workers)
     what = "made" if made else "were there already"
     print(f"{arguments.output_dir}: {demo.num_train} + {demo.num_val} scenes {what}")
     return 0

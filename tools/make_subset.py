@@ -5,19 +5,16 @@ python -m tools.make_subset --image_dir DIR --fraction 0.01 --out data/subsets/m
 """
 
 import argparse
-import logging
 import sys
 from collections import defaultdict
 
 import numpy as np
 
 from data.listing import ImageList, find_images
-from utils.errors import DataError, UserError
+from utils.cli import shows_errors
+from utils.errors import DataError
 from utils.files import atomic_write_bytes
-from utils.log import setup_logging
 from utils.seeding import numpy_generator
-
-_log = logging.getLogger(__name__)
 
 
 def choose_classes(images: ImageList, *, count: int, seed: int) -> list[str]:
@@ -44,6 +41,7 @@ def choose_fraction(images: ImageList, *, fraction: float, seed: int) -> list[st
     return sorted(chosen)
 
 
+@shows_errors
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -59,16 +57,11 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--classes must be at least 1, not {arguments.classes}")
     if arguments.fraction is not None and not 0 < arguments.fraction <= 1:
         parser.error(f"--fraction must lie in (0, 1], not {arguments.fraction}")
-    setup_logging(None)
-    try:
-        images = find_images(arguments.image_dir, split=arguments.split)
-        if arguments.classes is not None:
-            lines = choose_classes(images, count=arguments.classes, seed=arguments.seed)
-        else:
-            lines = choose_fraction(images, fraction=arguments.fraction, seed=arguments.seed)
-    except UserError as error:
-        _log.error("%s", error)
-        return error.exit_code
+    images = find_images(arguments.image_dir, split=arguments.split)
+    if arguments.classes is not None:
+        lines = choose_classes(images, count=arguments.classes, seed=arguments.seed)
+    else:
+        lines = choose_fraction(images, fraction=arguments.fraction, seed=arguments.seed)
     atomic_write_bytes(arguments.out, ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
     print(f"{arguments.out}: {len(lines)} {'classes' if arguments.classes is not None else 'images'}")
     return 0

@@ -29,9 +29,9 @@ from data.label_maps import (
 from data.listing import ImageList, find_images
 from data.superpixels import slic_labels, superpixel_type
 from tools.jobs import Summary, add_job_arguments, run_job
+from utils.cli import shows_errors
 from utils.distributed import barrier, on_main, rank, world_size
 from utils.errors import DataError, UserError
-from utils.log import setup_logging
 
 _log = logging.getLogger(__name__)
 
@@ -137,6 +137,7 @@ def _is_unreadable(images: ImageList, index: int) -> bool:
     return False
 
 
+@shows_errors
 def main(argv: list[str] | None = None) -> int:
     """The command line; exit code 3 where an image has no map at the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -149,21 +150,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--verify", action="store_true", help="read the maps that are there, make damaged ones again")
     add_job_arguments(parser)
     arguments = parser.parse_args(argv)
-    setup_logging(None)
-    try:
-        images = find_images(arguments.image_dir, split=arguments.split, subset=arguments.subset)
-        summary = make_superpixels(
-            images,
-            arguments.mask_dir or Path(arguments.image_dir) / "masks",
-            size=arguments.size,
-            segments=arguments.segments,
-            workers=arguments.workers,
-            shard=arguments.shard,
-            verify=arguments.verify,
-        )
-    except UserError as error:
-        _log.error("%s", error)
-        return error.exit_code
+    images = find_images(arguments.image_dir, split=arguments.split, subset=arguments.subset)
+    summary = make_superpixels(
+        images,
+        arguments.mask_dir or Path(arguments.image_dir) / "masks",
+        size=arguments.size,
+        segments=arguments.segments,
+        workers=arguments.workers,
+        shard=arguments.shard,
+        verify=arguments.verify,
+    )
     print(f"superpixels of {len(images)} images: {summary}")
     return DataError.exit_code if summary.failures else 0
 

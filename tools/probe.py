@@ -15,6 +15,7 @@ from data.photometric import normalise
 from evaluation.probe_data import ProbeData, read_probe_data
 from evaluation.probes import Comparison, FeatureMap, compare_backbones, format_comparisons
 from models.backbone import Trunk, load_trunk, make_trunk
+from utils.cli import shows_errors
 from utils.errors import UserError
 
 
@@ -75,17 +76,14 @@ def _feature_map(trunk: Trunk, level: str, train: ProbeData) -> FeatureMap:
     return features
 
 
+@shows_errors
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("--data_dir", type=Path, default=Path("demo_data"), help="the demo data, or data in its layout")
     parser.add_argument("--limit", type=int, help="fit the probes to this many training images")
     arguments = parser.parse_args(argv)
-    try:
-        print(format_comparisons(probe_run(arguments.run, arguments.data_dir, limit=arguments.limit)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    print(format_comparisons(probe_run(arguments.run, arguments.data_dir, limit=arguments.limit)))
     return 0
 
 

@@ -1,6 +1,7 @@
 """The command line that every main shares."""
 
 import argparse
+import functools
 import logging
 import os
 import signal
@@ -77,6 +78,21 @@ def run_main(
         _log.error("interrupted; --resume auto goes on from the last checkpoint")
         return 128 + signal.SIGINT
     return 0
+
+
+def shows_errors(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
+    """A tool's `main(argv)` whose UserErrors end it with their message and exit code instead of a traceback."""
+
+    @functools.wraps(main)
+    def guarded(argv: list[str] | None = None) -> int:
+        setup_logging(None)
+        try:
+            return main(argv)
+        except UserError as error:
+            _log.error("%s", error)
+            return error.exit_code
+
+    return guarded
 
 
 def _load(method: str, schema: type[Schema], arguments: argparse.Namespace) -> tuple[Schema, list[str]]:

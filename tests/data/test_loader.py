@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.data_path import images_per_second, worker_milliseconds
 from data.listing import find_images
-from data.loader import HOST_KEYS, make_loader
+from data.loader import HOST_KEYS, Loader
 from data.sampler import EpochSampler
 from data.views import TwoViews, ViewSpec
 from tests.paths import ROOT
@@ -18,7 +18,7 @@ def loader(folder, *, workers=0, device="cpu", rank=0, world_size=1, seed=0):
     images = find_images(folder)
     sampler = EpochSampler(len(images), batch_size=3, world_size=world_size, rank=rank, seed=seed)
     dataset = TwoViews(images, spec=ViewSpec(size=8), seed=seed)
-    return make_loader(dataset, sampler, workers=workers, device=torch.device(device))
+    return Loader(dataset, sampler, workers=workers, device=torch.device(device))
 
 
 def epoch(one, number=0, start_batch=0):
@@ -49,7 +49,7 @@ def test_workers_use_one_thread_each(folder):
 
     sampler = EpochSampler(12, batch_size=3, world_size=1, rank=0, seed=0)
     dataset = Threads(find_images(folder), spec=ViewSpec(size=8), seed=0)
-    batches = list(make_loader(dataset, sampler, workers=1, device=torch.device("cpu")))
+    batches = list(Loader(dataset, sampler, workers=1, device=torch.device("cpu")))
     assert torch.cat([batch["threads"] for batch in batches]).unique().tolist() == [1]
 
 
@@ -117,12 +117,12 @@ def test_an_error_in_the_training_process_does_not_leave_it_hanging_on_its_worke
     script = f"""
 import torch
 from data.listing import find_images
-from data.loader import make_loader
+from data.loader import Loader
 from data.sampler import EpochSampler
 from data.views import TwoViews, ViewSpec
 images = find_images({str(folder)!r})
 sampler = EpochSampler(len(images), batch_size=2, world_size=1, rank=0, seed=0)
-loader = make_loader(TwoViews(images, spec=ViewSpec(size=32), seed=0), sampler, workers=1, device=torch.device("cpu"))
+loader = Loader(TwoViews(images, spec=ViewSpec(size=32), seed=0), sampler, workers=1, device=torch.device("cpu"))
 for batch in loader:
     raise KeyError("stop")
 """

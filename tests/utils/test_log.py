@@ -9,8 +9,10 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 
 from utils import log as log_module
+from utils import progress as progress_module
 from utils.errors import UserError
-from utils.log import ProgressBar, RunLog, setup_logging
+from utils.log import RunLog, setup_logging
+from utils.progress import ProgressBar
 
 
 def rows(folder):
@@ -109,7 +111,8 @@ def test_lines_go_to_the_console_and_to_the_runs_file_once(tmp_path, capsys, roo
 
 
 def test_other_ranks_write_nothing_and_show_warnings_with_their_number(tmp_path, capsys, root_logger, monkeypatch):
-    monkeypatch.setattr(log_module, "is_main", lambda: False)
+    for module in (log_module, progress_module):
+        monkeypatch.setattr(module, "is_main", lambda: False)
     monkeypatch.setattr(log_module, "rank", lambda: 3)
     setup_logging(tmp_path / "run")
     log = RunLog(tmp_path / "run")
@@ -126,7 +129,7 @@ def test_other_ranks_write_nothing_and_show_warnings_with_their_number(tmp_path,
 
 def test_without_a_terminal_numbers_come_as_plain_lines_with_an_eta(capsys, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr(log_module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
     with ProgressBar(2000, initial=100, desc="step") as bar:
         clock[0] += 10.0
         bar.update(110)

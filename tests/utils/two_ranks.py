@@ -43,7 +43,7 @@ def run_two_ranks(script: str, folder: Path) -> list[Any]:
         for process in ranks:
             process.kill()
     assert codes == [0, 0]
-    return [torch.load(folder / f"{r}.pth", weights_only=False) for r in range(2)]
+    return [torch.load(folder / f"{r}.pth", weights_only=True) for r in range(2)]
 
 
 def make_case(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
