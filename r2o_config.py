@@ -6,26 +6,14 @@ from pydantic import Field, model_validator
 
 from engine.schedules import check_cluster_schedule
 from utils.config import Section, unused
-from utils.sections import Backbone, Common, Data, Head, Optimizer
+from utils.sections import Common, Data, Optimizer, TwoNetworks
 
 
-class Model(Section):
-    base_momentum: float = Field(
-        0.99, ge=0, le=1, description="Momentum of the target at the start; rises to 1 by a cosine."
-    )
-    momentum_reference_batch: int | None = Field(
-        None,
-        ge=1,
-        description="Global batch that base_momentum is meant for: another batch B takes it to the power B / this.",
-    )
-    backbone: Backbone = Backbone()
-    projection: Head = Head()
-    predictor: Head = Head()
+class Model(TwoNetworks):
     region_level: Literal["c2", "c3", "c4", "c5"] = Field("c5", description="Features compared in the regions.")
     cluster_level: Literal["c2", "c3", "c4", "c5"] = Field(
         "c4", description="The target's features that refine the regions."
     )
-    joint_views: bool = Field(True, description="BatchNorm sees both views together, as released.")
 
 
 class ClusterSchedule(Section):
@@ -54,8 +42,6 @@ class R2OData(Data):
     )
     slic_segments: int = Field(100, ge=1, description="Superpixels asked of SLIC.")
     superpixel_size: int = Field(224, ge=8, description="Side at which SLIC sees the image.")
-    min_crop: float = Field(0.08, gt=0, le=1, description="Smallest share of the image's area that a view may show.")
-    grey_probability: float = Field(0.2, ge=0, le=1, description="Chance that a view loses its colours.")
     overlap_indicator: bool = Field(True, description="Compare only regions that both views show.")
     weight: bool = Field(False, description="Weigh regions by their area.")
     mask_type: Any = unused("R2O's regions begin as superpixels")
@@ -80,10 +66,5 @@ class R2OConfig(Common):
             raise ValueError(
                 f"model.cluster_level: {self.model.cluster_level} lies above model.region_level: {self.model.region_level}, "
                 "whose training it would not see; use the same level or a lower one"
-            )
-        if self.optimizer.warmup_epochs > self.optimizer.total_epochs:
-            raise ValueError(
-                f"optimizer.warmup_epochs: {self.optimizer.warmup_epochs} is more than optimizer.total_epochs: "
-                f"{self.optimizer.total_epochs}"
             )
         return self

@@ -19,11 +19,12 @@ from utils.cli import shows_errors
 from utils.config import find_config, load_config
 from utils.distributed import launch
 from utils.errors import UserError
+from wiring import Parts
 
 WARM_UP = 3
 
 
-def measure(parts: r2o_main.Parts, device: torch.device, *, steps: int) -> dict[str, float]:
+def measure(parts: Parts, device: torch.device, *, steps: int) -> dict[str, float]:
     """Images per second of each part, and milliseconds that one core needs to read an image."""
     batches = iter(parts.loader)
     batch = next(batches)
@@ -45,7 +46,7 @@ def measure(parts: r2o_main.Parts, device: torch.device, *, steps: int) -> dict[
     return speeds
 
 
-def _step(parts: r2o_main.Parts, batch: dict[str, Any]) -> None:
+def _step(parts: Parts, batch: dict[str, Any]) -> None:
     progress = parts.plan.progress(1)
     parts.method.before_step(progress)
     with parts.precision.autocast():

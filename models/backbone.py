@@ -1,7 +1,7 @@
 """The convolutional trunk that pretraining is for: a torchvision ResNet without its classifier."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torchvision
@@ -88,29 +88,29 @@ def _measure_levels(trunk: Trunk) -> dict[str, Level]:
     return {name: Level(x.shape[1], side // x.shape[2]) for name, x in features.items()}
 
 
-def make_trunk(name: str, *, pretrained: bool | str = False, tiny: dict | None = None) -> Trunk:
+def make_trunk(type: str, *, pretrained: bool | str = False, **tiny: Any) -> Trunk:
     """Build a trunk by name.
 
     Args:
-        name: a torchvision ResNet ("resnet50", "resnext50_32x4d", "wide_resnet50_2", ...) or "resnet_tiny".
+        type: a torchvision ResNet ("resnet50", "resnext50_32x4d", "wide_resnet50_2", ...) or "resnet_tiny".
         pretrained: True for torchvision's ImageNet weights, or the path of a state dict under torchvision's names (such as
             the `backbone.pth` of a run).
-        tiny: keyword arguments of TinyResNet.
+        tiny: `width`, `blocks` and `strides` of TinyResNet; other trunks have their own and leave these aside.
     Raises:
         ValueError: for an unknown name, or weights that do not fit.
     """
-    if name == "resnet_tiny":
+    if type == "resnet_tiny":
         if pretrained is True:
             raise ValueError(
                 "model.backbone.pretrained: there are no published weights for resnet_tiny; use false or a path"
             )
-        resnet = TinyResNet(**(tiny or {}))
+        resnet = TinyResNet(**tiny)
     else:
         builders = [b for b in torchvision.models.list_models(torchvision.models) if _is_resnet(b)]
-        if name not in builders:
-            raise ValueError(f"model.backbone.type: {name!r} is not one of resnet_tiny, {', '.join(sorted(builders))}")
+        if type not in builders:
+            raise ValueError(f"model.backbone.type: {type!r} is not one of resnet_tiny, {', '.join(sorted(builders))}")
         # Residual branches keep torchvision's default start: zero_init_residual is off in the published runs.
-        resnet = torchvision.models.get_model(name, weights="DEFAULT" if pretrained is True else None)
+        resnet = torchvision.models.get_model(type, weights="DEFAULT" if pretrained is True else None)
     trunk = Trunk(resnet)
     if isinstance(pretrained, str):
         load_trunk(trunk, pretrained)

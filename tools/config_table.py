@@ -1,6 +1,7 @@
 """The keys of a method's config as a Markdown table, from its schema.
 
-python -m tools.config_table r2o [--write README.md]      between the lines <!-- keys: r2o --> and <!-- end -->
+python -m tools.config_table r2o                          prints a method's table
+python -m tools.config_table --write docs/configs.md      renews each table between <!-- keys: METHOD --> and <!-- end -->
 """
 
 import argparse
@@ -38,16 +39,16 @@ def table(schema: type[Section]) -> str:
     return "\n".join(lines)
 
 
-def write_into(text: str, method: str, new: str) -> str:
-    """`text` with the table between the method's marks replaced.
+def renew(text: str) -> str:
+    """`text` with every method's table between its marks renewed.
 
     Raises:
         ValueError: there are no such marks.
     """
-    pattern = re.compile(rf"(<!-- keys: {method} -->\n).*?(<!-- end -->)", re.DOTALL)
+    pattern = re.compile(r"(<!-- keys: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
     if not pattern.search(text):
-        raise ValueError(f"no lines <!-- keys: {method} --> and <!-- end -->")
-    return pattern.sub(lambda match: f"{match[1]}{new}\n{match[2]}", text)
+        raise ValueError("no lines <!-- keys: METHOD --> and <!-- end -->")
+    return pattern.sub(lambda match: f"{match[1]}{table(schema_of(match[2]))}\n{match[3]}", text)
 
 
 def _text(value: Any) -> str:
@@ -82,15 +83,14 @@ def _range(metadata: list[Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method")
-    parser.add_argument("--write", type=Path, help="a Markdown file with the marks")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("method", nargs="?")
+    what.add_argument("--write", type=Path, help="a Markdown file with the marks")
     arguments = parser.parse_args(argv)
-    new = table(schema_of(arguments.method))
     if arguments.write is None:
-        print(new)
+        print(table(schema_of(arguments.method)))
     else:
-        text = write_into(arguments.write.read_text(encoding="utf-8"), arguments.method, new)
-        atomic_write_bytes(arguments.write, text.encode("utf-8"))
+        atomic_write_bytes(arguments.write, renew(arguments.write.read_text(encoding="utf-8")).encode("utf-8"))
 
 
 if __name__ == "__main__":

@@ -47,12 +47,7 @@ def probe_run(run: Path, data_dir: Path, *, limit: int | None = None) -> dict[st
 def _make_trunk(config: dict) -> Trunk:
     """The trunk with the weights that a run of this config starts from."""
     torch.manual_seed(config["seed"])
-    settings = config["model"]["backbone"]
-    return make_trunk(
-        settings["type"],
-        pretrained=settings["pretrained"],
-        tiny={key: settings[key] for key in ("width", "blocks", "strides")},
-    )
+    return make_trunk(**config["model"]["backbone"])
 
 
 def _feature_map(trunk: Trunk, level: str, train: ProbeData) -> FeatureMap:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from utils.config import Section, unused
 
@@ -35,6 +35,23 @@ class Head(Section):
     output_dim: int = Field(256, ge=1, description="Outputs.")
 
 
+class TwoNetworks(Section):
+    """The model of a method that compares an online network with its slow average."""
+
+    base_momentum: float = Field(
+        0.99, ge=0, le=1, description="Momentum of the target at the start; rises to 1 by a cosine."
+    )
+    momentum_reference_batch: int | None = Field(
+        None,
+        ge=1,
+        description="Global batch that base_momentum is meant for: another batch B takes it to the power B / this.",
+    )
+    backbone: Backbone = Backbone()
+    projection: Head = Head()
+    predictor: Head = Head()
+    joint_views: bool = Field(True, description="BatchNorm sees both views together, as released.")
+
+
 class Amp(Section):
     sync_bn: bool = Field(True, description="BatchNorm over all processes, on GPUs and CPUs.")
     opt_level: Literal["O0", "O1", "O2"] = Field(
@@ -57,6 +74,8 @@ class Data(Section):
     flip_probability: float = Field(
         0.5, ge=0, le=1, description="Chance that a view is mirrored; the R2O release has 1."
     )
+    min_crop: float = Field(0.08, gt=0, le=1, description="Smallest share of the image's area that a view may show.")
+    grey_probability: float = Field(0.2, ge=0, le=1, description="Chance that a view loses its colours.")
     max_bad_fraction: float = Field(
         0.01, ge=0, le=1, description="Share of unreadable images past which training stops."
     )
@@ -111,11 +130,23 @@ class Log(Section):
 
 
 class Common(Section):
-    """The sections without a method's own keys, and the switches of the releases that remain."""
+    """The sections that every method has, some of which it adds to, and the switches of the releases that remain."""
 
+    model: TwoNetworks = TwoNetworks()
+    data: Data
+    optimizer: Optimizer = Optimizer()
     amp: Amp = Amp()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
     seed: int = Field(0, ge=0, description="Everything random derives from it.")
     distributed: bool | None = Field(None, description="False refuses to run as one of several processes.")
     stage: Any = unused("these programs only train")
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "Common":
+        if self.optimizer.warmup_epochs > self.optimizer.total_epochs:
+            raise ValueError(
+                f"optimizer.warmup_epochs: {self.optimizer.warmup_epochs} is more than optimizer.total_epochs: "
+                f"{self.optimizer.total_epochs}"
+            )
+        return self

@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 import r2o_main
+import wiring
 from tests.mains import train_in_float64
 from tests.paths import ROOT
 from tests.utils.two_ranks import free_port, run_two_ranks
@@ -167,7 +168,7 @@ def test_accumulated_micro_batches_count_in_the_global_batch(folder):
     write_config(folder, data={"train_batch_size": 4}, optimizer={"accumulate_steps": 2})
     assert train(folder, "run", "--max_steps", "2") == 0
     parts = r2o_main.build(load(folder), torch.device("cpu"))
-    assert parts.global_batch == 8 and parts.plan.steps_per_epoch == 3
+    assert wiring.global_batch(load(folder)) == 8 and parts.plan.steps_per_epoch == 3
     rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
 
@@ -308,9 +309,9 @@ def test_published_paths_are_honoured(folder):
 
 def test_two_processes_with_half_the_batch_equal_one(folder):
     """Five steps in float64, SyncBN on, four images a K-means group: equal to 1e-9 of each tensor's size."""
-    one = train_in_float64.main(folder, "one")
+    one = train_in_float64.main(folder, "r2o", "one")
     write_config(folder, data={"train_batch_size": 4})
-    two = run_two_ranks(train_in_float64.__file__, folder)
+    two = run_two_ranks(train_in_float64.__file__, folder, "r2o")
     for name, value in one.items():
         for other in two:
             assert torch.allclose(other[name], value, rtol=1e-9, atol=1e-9 * value.abs().max().item()), name

@@ -29,19 +29,19 @@ def test_levels_are_those_of_torchvisions_resnet():
 
 
 def test_later_stages_are_not_run_for_an_earlier_level():
-    trunk = make_trunk("resnet_tiny", tiny={"width": 8}).train()
+    trunk = make_trunk("resnet_tiny", width=8).train()
     assert list(trunk(torch.randn(2, 3, 32, 32), last="c4")) == ["c2", "c3", "c4"]
     assert trunk.layer4[0].bn1.num_batches_tracked == 0 < trunk.layer3[0].bn1.num_batches_tracked
 
 
 def test_measuring_levels_leaves_no_trace():
-    trunk = make_trunk("resnet_tiny", tiny={"width": 8})
+    trunk = make_trunk("resnet_tiny", width=8)
     assert trunk.training and trunk.bn1.num_batches_tracked == 0
 
 
 @pytest.mark.parametrize("strides", [(1, 1, 2, 2, 2), (2, 1, 2, 2, 1)])
 def test_a_tiny_resnet_has_the_strides_asked_for(strides):
-    trunk = make_trunk("resnet_tiny", tiny={"width": 8, "strides": strides})
+    trunk = make_trunk("resnet_tiny", width=8, strides=strides)
     stride = strides[0]
     for factor, (channels, level) in zip(strides[1:], zip((8, 16, 32, 64), trunk.levels.values())):
         stride *= factor
@@ -49,7 +49,7 @@ def test_a_tiny_resnet_has_the_strides_asked_for(strides):
 
 
 def test_stages_above_a_level_can_be_frozen():
-    trunk = make_trunk("resnet_tiny", tiny={"width": 8})
+    trunk = make_trunk("resnet_tiny", width=8)
     trunk.freeze_above("c4")
     assert {name.partition(".")[0] for name, p in trunk.named_parameters() if not p.requires_grad} == {"layer4"}
 

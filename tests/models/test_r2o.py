@@ -11,7 +11,7 @@ BATCH, SIDE = 3, 32
 
 def make_model(**keywords) -> R2O:
     torch.manual_seed(0)
-    trunk = make_trunk("resnet_tiny", tiny={"width": 8})
+    trunk = make_trunk("resnet_tiny", width=8)
     keywords = {"momentum": lambda progress: 0.9, "num_clusters": lambda progress: 4, "region_level": "c4"} | keywords
     model = R2O(trunk, MLP(32, hidden_dim=16, output_dim=8), MLP(8, hidden_dim=16, output_dim=8), **keywords)
     model.before_step(Progress(0, 10, 0))

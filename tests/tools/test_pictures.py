@@ -44,7 +44,7 @@ def prepare(batch: dict) -> dict:
 
 
 def test_drawing_leaves_the_method_as_it_was():
-    trunk = make_trunk("resnet_tiny", tiny={"width": 8})
+    trunk = make_trunk("resnet_tiny", width=8)
     model = R2O(
         trunk,
         MLP(64, hidden_dim=8, output_dim=4),

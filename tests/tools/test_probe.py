@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import r2o_main
+from models.backbone import make_trunk
 from tools.make_demo_data import DemoData, make_demo_data
 from tools.probe import main, probe_run
 from utils.errors import UserError
@@ -43,7 +44,7 @@ def test_a_run_is_compared_with_the_weights_it_began_with(folder):
 def test_weights_that_never_moved_gain_nothing(folder, tmp_path):
     torch.manual_seed(0)
     (tmp_path / "config.yaml").write_text((folder / "run" / "config.yaml").read_text())
-    trunk = r2o_main.make_trunk("resnet_tiny", tiny={"width": 8, "strides": (2, 1, 2, 2, 2)})
+    trunk = make_trunk("resnet_tiny", width=8, strides=(2, 1, 2, 2, 2))
     torch.save(trunk.state_dict(), tmp_path / "backbone.pth")
     comparisons = probe_run(tmp_path, folder / "data")
     assert [row.gain for row in comparisons.values()] == [0, 0]

@@ -25,8 +25,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_two_ranks(script: str, folder: Path) -> list[Any]:
-    """Run `script FOLDER` as two gloo processes on this machine; what each saved as FOLDER/RANK.pth."""
+def run_two_ranks(script: str, folder: Path, *arguments: str) -> list[Any]:
+    """Run `script FOLDER ARGUMENTS` as two gloo processes on this machine; what each saved as FOLDER/RANK.pth."""
     shared = os.environ | {
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
@@ -35,7 +35,7 @@ def run_two_ranks(script: str, folder: Path) -> list[Any]:
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, script, str(folder)]
+    command = [sys.executable, script, str(folder), *arguments]
     ranks = [subprocess.Popen(command, env=shared | {"RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(2)]
     try:
         codes = [process.wait(timeout=100) for process in ranks]

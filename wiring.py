@@ -1,0 +1,192 @@
+"""What the mains have in common: from a config's shared sections to data, optimiser, plan and run."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import Dataset
+
+from data.listing import ImageList, find_images
+from data.loader import Loader
+from data.photometric import BYOL_VIEW_1, BYOL_VIEW_2
+from data.sampler import EpochSampler
+from data.views import ViewSpec
+from engine.lars import parameter_groups
+from engine.loop import Plan, train_epochs
+from engine.optimizers import build_optimizer
+from engine.place import Place
+from engine.precision import Precision, memory_format
+from engine.run import Run
+from engine.schedules import momentum_schedule, rate_schedule
+from models.backbone import Trunk, make_trunk
+from utils.distributed import main_first, on_main, rank, world_size
+from utils.errors import UserError
+from utils.method import Progress
+from utils.sections import Common, Data, TwoNetworks
+from utils.sync_batch_norm import convert_sync_batchnorm
+
+_log = logging.getLogger(__name__)
+
+# A number that changes over a run: the learning rate, the target's momentum.
+Schedule = Callable[[Progress], float]
+
+
+class Parts(NamedTuple):
+    """What a main hands to the loop."""
+
+    loader: Loader
+    method: nn.Module
+    optimizer: Optimizer
+    precision: Precision
+    plan: Plan
+    learning_rate: Schedule
+    schedules: dict[str, Schedule]  # logged beside the rate
+
+    def epochs(self, run: Run, prepare: Callable[[dict], dict]) -> Iterator[int]:
+        """Train, yielding each epoch before it begins; see engine.loop.train_epochs."""
+        return train_epochs(
+            self.method,
+            self.loader,
+            self.optimizer,
+            plan=self.plan,
+            run=run,
+            precision=self.precision,
+            prepare=prepare,
+            learning_rate=self.learning_rate,
+            schedules=self.schedules,
+        )
+
+
+def start_run(place: Place, config: Common, parts: Parts, device: torch.device) -> Run:
+    """Open the run's folder and say what is about to happen."""
+    plan, loader = parts.plan, parts.loader
+    run = Run(place, config, steps_per_epoch=plan.steps_per_epoch)
+    run.log.text(
+        f"{loader.num_images} images, {world_size()} processes on {device.type}, {global_batch(config)} images a step, "
+        f"{plan.steps_per_epoch} steps an epoch; everything goes to {run.folder}"
+    )
+    return run
+
+
+def global_batch(config: Common) -> int:
+    """Images an optimiser step, over all processes."""
+    return config.data.train_batch_size * world_size() * config.optimizer.accumulate_steps
+
+
+def list_images(settings: Data) -> ImageList:
+    """The images to train on; rank 0 lists and all share its list."""
+    images = on_main(lambda: find_images(settings.image_dir, split=settings.split, subset=settings.subset))
+    if settings.num_examples not in (None, len(images)):
+        found = len(images)
+        _log.warning(
+            "data.num_examples says %d, but %s holds %d, which counts", settings.num_examples, images.root, found
+        )
+    return images
+
+
+def view_spec(settings: Data) -> ViewSpec:
+    """How BYOL's two views are drawn."""
+    photometric = tuple(
+        replace(view.at_size(settings.resize_size), grey_probability=settings.grey_probability)
+        for view in (BYOL_VIEW_1, BYOL_VIEW_2)
+    )
+    return ViewSpec(
+        size=settings.resize_size,
+        scale=(settings.min_crop, 1.0),
+        flip_probability=settings.flip_probability,
+        photometric=photometric,
+    )
+
+
+def make_loader(dataset: Dataset, config: Common, device: torch.device) -> Loader:
+    """This process' batches."""
+    sampler = EpochSampler(
+        len(dataset),
+        batch_size=config.data.train_batch_size,
+        world_size=world_size(),
+        rank=rank(),
+        accumulate_steps=config.optimizer.accumulate_steps,
+        seed=config.seed,
+    )
+    return Loader(dataset, sampler, workers=config.data.data_workers, device=device)
+
+
+def build_trunk(model: TwoNetworks, *, seed: int) -> Trunk:
+    """The backbone with its first weights; what is built after it draws from the same stream, the same on every process."""
+    torch.manual_seed(seed)
+    settings = model.backbone
+    # torchvision's weights are downloaded once a machine's cache, not by every process at once.
+    with main_first() if settings.pretrained is True else nullcontext():
+        return make_trunk(**settings.model_dump())
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """What models refuse as a ValueError becomes a message for the user, whose config asked for it."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def target_momentum(config: Common) -> Schedule:
+    return momentum_schedule(
+        base=config.model.base_momentum,
+        global_batch=global_batch(config),
+        reference_batch=config.model.momentum_reference_batch,
+    )
+
+
+def put_on_device(method: nn.Module, config: Common, device: torch.device) -> tuple[nn.Module, Optimizer, Precision]:
+    """The method on its device, with SyncBN where asked, its optimiser, and the precision they run in."""
+    method = method.to(device, memory_format=memory_format(device))
+    if world_size() > 1 and config.amp.sync_bn:
+        method = convert_sync_batchnorm(method, device)
+    settings = config.optimizer
+    groups = parameter_groups(
+        method,
+        weight_decay=settings.weight_decay,
+        exclude_bias_and_bn=settings.exclude_bias_and_bn,
+        decay_stem_norm=settings.decay_stem_norm,
+    )
+    optimizer = build_optimizer(
+        groups, type=settings.type, momentum=settings.momentum, lars_variant=settings.lars_variant
+    )
+    precision = Precision(config.amp.opt_level, dtype=config.amp.dtype, backend=config.amp.backend, device=device)
+    return *precision.prepare(method, optimizer), precision
+
+
+def make_plan(config: Common, loader: Loader, *, max_steps: int | None) -> Plan:
+    accumulate = config.optimizer.accumulate_steps
+    return Plan(
+        config.optimizer.total_epochs,
+        steps_per_epoch=len(loader) // accumulate,
+        accumulate_steps=accumulate,
+        seed=config.seed,
+        log_step=config.log.log_step,
+        save_epoch=config.checkpoint.save_epoch,
+        max_steps=max_steps,
+        max_bad_fraction=config.data.max_bad_fraction,
+    )
+
+
+def learning_rate(config: Common, plan: Plan) -> Schedule:
+    settings = config.optimizer
+    return rate_schedule(
+        lr_type=settings.lr_type,
+        base_lr=settings.base_lr,
+        global_batch=global_batch(config),
+        total_steps=plan.total_epochs * plan.steps_per_epoch,
+        warmup_steps=int(settings.warmup_epochs * plan.steps_per_epoch),
+    )
+
+
+def finish_run(run: Run, method: Any) -> None:
+    """Write the backbone and close the logs."""
+    run.export(method.backbone)
+    run.log.close()
