@@ -35,7 +35,7 @@ test-slow: env
 	$(PY) -m pytest -q -m slow tests
 
 benchmark: env
-	$(PY) -m benchmarks.training
+	$(PY) -m benchmarks.training --method $(METHOD)
 
 clean:
 	rm -rf runs/demo demo_data

@@ -15,6 +15,7 @@ import torch
 
 import wiring
 from data.loader import Loader
+from data.mask_makers import Slic
 from data.photometric import normalise, prepare_views
 from data.views import R2OViews
 from engine.place import find_run
@@ -22,7 +23,7 @@ from engine.schedules import NO_CLUSTERING, num_clusters
 from models.heads import make_heads
 from models.r2o import R2O
 from r2o_config import ClusterSchedule, R2OConfig
-from tools.make_superpixels import ensure_superpixels
+from tools.make_masks import ensure_masks
 from tools.pictures import RegionPictures
 from utils.cli import run_main
 from utils.method import Progress
@@ -70,7 +71,7 @@ def make_data(config: R2OConfig, device: torch.device) -> Loader:
     mask_dir = None
     if settings.superpixels == "cached":
         mask_dir = settings.mask_dir or f"{settings.image_dir}/masks"
-        ensure_superpixels(images, mask_dir, size=settings.superpixel_size, segments=settings.slic_segments)
+        ensure_masks(images, mask_dir, [Slic(settings.slic_segments, settings.superpixel_size)])
     dataset = R2OViews(
         images,
         spec=wiring.view_spec(settings),

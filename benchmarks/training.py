@@ -1,11 +1,12 @@
 """Where a training step's time goes: the data path alone, the step alone, and both together.
 
-    python -m benchmarks.training [--cfg r2o/demo] [--set data.train_batch_size=32 ...] [--steps 20]
+    python -m benchmarks.training [--method r2o] [--cfg demo] [--set data.train_batch_size=32 ...] [--steps 20]
 
 One process, the device that training would take. The figures of one run belong together: machines differ, ratios less so.
 """
 
 import argparse
+import importlib
 import sys
 import time
 from collections.abc import Callable
@@ -13,8 +14,8 @@ from typing import Any
 
 import torch
 
-import r2o_main
 from benchmarks.data_path import images_per_second, worker_milliseconds
+from tools.config_table import schema_of
 from utils.cli import shows_errors
 from utils.config import find_config, load_config
 from utils.distributed import launch
@@ -22,25 +23,29 @@ from utils.errors import UserError
 from wiring import Parts
 
 WARM_UP = 3
+# How each method turns a batch's label maps into the regions that it compares.
+FIND_REGIONS = {
+    "r2o": lambda method, batch: method.find_regions(batch, method.clusters),
+    "detconb": lambda method, batch: method.choose_regions(method.find_cells(batch), batch["uniforms"]),
+}
 
 
-def measure(parts: Parts, device: torch.device, *, steps: int) -> dict[str, float]:
+def measure(method: str, parts: Parts, device: torch.device, *, steps: int) -> dict[str, float]:
     """Images per second of each part, and milliseconds that one core needs to read an image."""
+    prepare = importlib.import_module(f"{method}_main").prepare
     batches = iter(parts.loader)
     batch = next(batches)
-    prepared = r2o_main.prepare(batch)
+    prepared = prepare(batch)
     images = len(batch["images"])
     speeds = {
         "data path alone": images_per_second(parts.loader, num_batches=steps, warm_up=WARM_UP),
-        "augmentation alone": _rate(lambda: r2o_main.prepare(batch), images, device, steps),
-        "finding regions alone": _rate(
-            lambda: parts.method.find_regions(prepared, parts.method.clusters), images, device, steps
-        ),
+        "augmentation alone": _rate(lambda: prepare(batch), images, device, steps),
+        "finding regions alone": _rate(lambda: FIND_REGIONS[method](parts.method, prepared), images, device, steps),
         "step alone (with regions)": _rate(lambda: _step(parts, prepared), images, device, steps),
     }
     parts.loader.set_epoch(1)
     stream = iter(parts.loader)
-    together = _rate(lambda: _step(parts, r2o_main.prepare(next(stream))), images, device, steps)
+    together = _rate(lambda: _step(parts, prepare(next(stream))), images, device, steps)
     speeds["both together"] = together
     speeds["milliseconds a core reads an image"] = worker_milliseconds(parts.loader.dataset, num_images=32)
     return speeds
@@ -86,20 +91,22 @@ def report(speeds: dict[str, float]) -> str:
 @shows_errors
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cfg", default="r2o/demo")
+    parser.add_argument("--method", default="r2o", choices=FIND_REGIONS)
+    parser.add_argument("--cfg", default="demo", help="a config of the method, by name or path")
     parser.add_argument("--set", nargs="+", default=[], action="extend", dest="overrides", metavar="KEY=VALUE")
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args(argv)
-    config, _ = load_config(find_config(arguments.cfg, method="r2o"), r2o_main.R2OConfig, overrides=arguments.overrides)
+    method, overrides = arguments.method, arguments.overrides
+    config, _ = load_config(find_config(arguments.cfg, method=method), schema_of(method), overrides=overrides)
     device = launch(None)
-    parts = r2o_main.build(config, device)
+    parts = importlib.import_module(f"{method}_main").build(config, device)
     needed = arguments.steps + 2 * WARM_UP
     if len(parts.loader) < needed:
         raise UserError(
             f"an epoch has {len(parts.loader)} batches and {needed} are needed: lower --steps or the batch size"
         )
     parts.method.before_step(parts.plan.progress(0))
-    print(report(measure(parts, device, steps=arguments.steps)))
+    print(report(measure(method, parts, device, steps=arguments.steps)))
     return 0
 
 

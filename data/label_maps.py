@@ -1,17 +1,24 @@
 """Label maps on disk: one single-channel PNG an image, and a note of how they were made."""
 
+import re
+import shlex
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from data.images import UnreadableImage, read_image
 from data.listing import ImageList, walk_images
+from data.orientation import upright_shape
 from utils.errors import DataError
 from utils.files import atomic_path, read_json, write_json
 
 MAX_LABELS = 65536
 _PNG_START = b"\x89PNG\r\n\x1a\n"
+_REMEDY = "`python -m tools.make_masks --repair` and the options it was made with make it again"
 
 
 class LabelMapError(DataError, ValueError):
@@ -38,18 +45,17 @@ def read_label_map(path: str | Path) -> np.ndarray:
     Raises:
         LabelMapError: no such file, or no complete single-channel PNG.
     """
-    remedy = "make it again, for superpixels with `python -m tools.make_superpixels --verify`"
     try:
         with open(path, "rb") as file:
             encoded = file.read()
     except OSError as error:
-        raise LabelMapError(f"{path}: {error.strerror}; {remedy}") from error
+        raise LabelMapError(f"{path}: {error.strerror}; {_REMEDY}") from error
     is_png = encoded.startswith(_PNG_START)
     labels = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), cv2.IMREAD_UNCHANGED) if is_png else None
     if labels is None:
-        raise LabelMapError(f"{path}: no complete PNG; {remedy}")
+        raise LabelMapError(f"{path}: no complete PNG; {_REMEDY}")
     if labels.ndim != 2:
-        raise LabelMapError(f"{path}: {labels.shape[2]} channels where a label map has one; {remedy}")
+        raise LabelMapError(f"{path}: {labels.shape[2]} channels where a label map has one; {_REMEDY}")
     return labels
 
 
@@ -77,21 +83,94 @@ def dense_labels(labels: np.ndarray) -> tuple[np.ndarray, int]:
     return dense.reshape(labels.shape).astype(kinds.get(True, np.int64)), len(ids)
 
 
+def expected_shape(mask_type: str, image_shape: tuple[int, ...]) -> tuple[int, int]:
+    """Shape of an image's map: (S, S) where the type's name ends in _S, as in slic100_224, else the image's.
+
+    Args:
+        mask_type: the name of the type's folder.
+        image_shape: (H, W) or (H, W, 3) of the upright image.
+    """
+    side = re.search(r"_(\d+)$", mask_type)
+    return (int(side[1]), int(side[1])) if side else (image_shape[0], image_shape[1])
+
+
+def find_defect(path: str | Path, mask_type: str, image_path: str | Path) -> str | None:
+    """What is wrong with an image's map; None where it is sound.
+
+    Args:
+        path: where the map lies.
+        mask_type: the name of the type's folder, which tells the map's size.
+        image_path: the image; only its header is read where that suffices.
+    Raises:
+        UnreadableImage: there can be no map.
+    """
+    if not Path(path).exists():
+        read_image(image_path)
+        return "missing"
+    try:
+        labels = read_label_map(path)
+    except LabelMapError as error:
+        return str(error).removeprefix(f"{path}: ").partition(";")[0]
+    shape = expected_shape(mask_type, upright_shape(image_path))
+    if labels.shape != shape:
+        return f"{labels.shape[1]} x {labels.shape[0]} pixels where {shape[1]} x {shape[0]} are needed"
+    return None if np.bincount(labels.ravel()).all() else "its ids are not dense from 0"
+
+
 def missing_label_maps(folder: str | Path, images: ImageList) -> list[int]:
     """Indices of the images without a map, found by listing the folder MASK_DIR/TYPE/SPLIT once."""
     present = set(walk_images(folder)) if Path(folder).is_dir() else set()
     return [index for index, path in enumerate(images.paths.tolist()) if path + b".png" not in present]
 
 
-def write_meta(folder: str | Path, images: ImageList, *, tool: str, parameters: dict, versions: dict) -> None:
+def lacking_label_maps(folder: str | Path, images: ImageList) -> Iterator[int]:
+    """Indices of the readable images without a map; finds each only as it is asked for, by reading images."""
+    for index in missing_label_maps(folder, images):
+        try:
+            read_image(images.path(index))
+        except UnreadableImage:
+            continue
+        yield index
+
+
+def check_label_maps(mask_dir: str | Path, mask_type: str, images: ImageList) -> None:
+    """Refuse to start without label maps.
+
+    Raises:
+        DataError: readable images have none; names the folder, some of the images, and the command that makes them.
+    """
+    folder = Path(mask_dir, mask_type, images.split)
+    lacking = list(islice(lacking_label_maps(folder, images), 3))
+    if lacking:
+        count = len(missing_label_maps(folder, images))
+        command = shlex.join(
+            ["python", "-m", "tools.make_masks", "--dataset_dir", str(_dataset_dir(images)), "--split", images.split]
+            + ["--output_dir", str(mask_dir), "--mask_type", mask_type]
+        )
+        raise DataError(
+            f"{folder}: {count} of {len(images)} images have no label map there, such as "
+            f"{', '.join(images.name(index) for index in lacking)}; make them with `{command}`"
+        )
+
+
+def _dataset_dir(images: ImageList) -> Path:
+    """The folder that `find_images` was given."""
+    if images.root.name not in (images.split, f"{images.split}2017"):
+        return images.root
+    return images.root.parents[1] if images.root.parent.name == "images" else images.root.parent
+
+
+def write_meta(folder: str | Path, images: ImageList | None, *, tool: str, parameters: dict, versions: dict) -> None:
     """Note beside label maps how they were made, and that every readable image of this listing has its map.
 
     Args:
         folder: MASK_DIR/TYPE/SPLIT.
-        images: the listing that is complete; earlier ones, such as of a subset, stay noted.
+        images: the listing that is complete; earlier ones, such as of a subset, stay noted. None for none yet.
         tool, parameters, versions: what made the maps.
     """
-    listings = {**read_meta(folder).get("complete_listings", {}), images.listing_hash: len(images)}
+    listings = dict(read_meta(folder).get("complete_listings", {}))
+    if images is not None:
+        listings[images.listing_hash] = len(images)
     meta = {"tool": tool, "parameters": parameters, "versions": versions, "complete_listings": listings}
     write_json(Path(folder) / "meta.json", meta)
 

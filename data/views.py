@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from data.geometry import WHOLE, Crop, cut_image, draw_crop, label_tensor
+from data.geometry import WHOLE, Crop, cut_image, cut_labels, draw_crop, label_tensor
 from data.images import UnreadableImage, read_image
-from data.label_maps import LabelMapError, label_map_path, read_label_map
+from data.label_maps import LabelMapError, expected_shape, label_map_path, read_label_map
 from data.listing import ImageList
 from data.photometric import BYOL_VIEW_1, BYOL_VIEW_2, PhotometricSpec, draw_photometric
 from data.superpixels import slic_labels, superpixel_type
@@ -19,7 +19,7 @@ from utils.errors import DataError
 from utils.seeding import derive_seed, numpy_generator
 
 # Streams of one (seed, epoch, image) that must not be each other's.
-_VIEWS, _REPLACEMENT = 0, 1
+_VIEWS, _REPLACEMENT, _REGIONS = 0, 1, 2
 _MAX_REPLACEMENTS = 50
 
 
@@ -105,15 +105,66 @@ class TwoViews(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         """The item of (epoch, index): what `cut_views` gives, `seed` and `unreadable`."""
-        return self._read_and_cut(key)[1]
+        return self._read_and_cut(key)[2]
 
-    def _read_and_cut(self, key: tuple[int, int]) -> tuple[Photo, dict]:
-        """The photo, for what else a method takes of it, and the item."""
+    def _read_and_cut(self, key: tuple[int, int]) -> tuple[Photo, list[Crop], dict]:
+        """The photo and its crops, for what else a method takes of them, and the item."""
         epoch, index = key
         photo = read_or_replace(self.images, seed=self.seed, epoch=epoch, index=index)
         rng = numpy_generator(self.seed, epoch, index, _VIEWS)
-        views = cut_views(photo.image, draw_crops(rng, photo.image, self.spec), rng, self.spec)
-        return photo, {**views, "seed": derive_seed(self.seed, epoch, index), "unreadable": photo.unreadable}
+        crops = draw_crops(rng, photo.image, self.spec)
+        views = cut_views(photo.image, crops, rng, self.spec)
+        return photo, crops, {**views, "seed": derive_seed(self.seed, epoch, index), "unreadable": photo.unreadable}
+
+    def _read_map(self, path: Path, photo: Photo, shape: tuple[int, int]) -> np.ndarray:
+        """The photo's label map, which must have this shape."""
+        labels = read_label_map(path)
+        if labels.shape != shape:
+            height, width = shape
+            raise LabelMapError(
+                f"{path}: {labels.shape[1]} x {labels.shape[0]} pixels where {self.images.path(photo.index)} needs "
+                f"{width} x {height}; the map belongs to another image or size: delete it and make it again"
+            )
+        return labels
+
+
+class MaskedViews(TwoViews):
+    """Views of whole images and of their label maps, cut alike.
+
+    Args:
+        images: the listing.
+        spec: how the views are drawn.
+        mask_dir, mask_type: where the label maps lie, one an image; see data.label_maps.
+        num_regions: regions that a method will draw a view.
+        seed: of every draw; nothing else decides what (epoch, index) gives.
+    """
+
+    def __init__(
+        self, images: ImageList, *, spec: ViewSpec, mask_dir: str | Path, mask_type: str, num_regions: int, seed: int
+    ):
+        super().__init__(images, spec=spec, seed=seed)
+        self.mask_dir, self.mask_type, self.num_regions = mask_dir, mask_type, num_regions
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        """The item of (epoch, index): what `cut_views` gives, `seed`, `unreadable` and
+
+        Returns:
+            `labels` (V, S, S) uint8 or int32; `uniforms` (2, V, M) float32 in [0, 1), by which regions are chosen on the
+            device: for the online network, and for the target where it draws its own.
+        Raises:
+            LabelMapError: the image's map is missing, damaged, or of another size than its image.
+            DataError: see `read_or_replace`.
+        """
+        photo, crops, item = self._read_and_cut(key)
+        path = label_map_path(self.mask_dir, self.mask_type, self.images.split, self.images.name(photo.index))
+        labels = self._read_map(path, photo, expected_shape(self.mask_type, photo.image.shape[:2]))
+        rng = numpy_generator(self.seed, *key, _REGIONS)
+        uniforms = rng.random((2, len(crops), self.num_regions), dtype=np.float32)
+        return {
+            **item,
+            "labels": torch.stack([cut_labels(labels, crop, size=self.spec.size) for crop in crops]),
+            "uniforms": torch.from_numpy(uniforms),
+        }
 
 
 class R2OViews(TwoViews):
@@ -125,7 +176,7 @@ class R2OViews(TwoViews):
         spanning_size: side of the spanning view in pixels; by default that of the views.
         superpixel_size: side of the superpixels' map in pixels.
         segments: superpixels that SLIC is asked for.
-        mask_dir: where `tools.make_superpixels` put the maps; None computes them each time, about 60 ms an image.
+        mask_dir: where `tools.make_masks` put the maps; None computes them each time, about 60 ms an image.
         seed: of every draw; nothing else decides what (epoch, index) gives.
     Source: R2O, section 3. Differs: the release always flips both views (spec.flip_probability 1 brings it back).
     """
@@ -157,7 +208,7 @@ class R2OViews(TwoViews):
             LabelMapError: the image's map is damaged, or of another size; a missing one is computed.
             DataError: see `read_or_replace`.
         """
-        photo, item = self._read_and_cut(key)
+        photo, _, item = self._read_and_cut(key)
         return {
             **item,
             "spanning": cut_image(photo.image, WHOLE, size=self.spanning_size),
@@ -171,25 +222,27 @@ class R2OViews(TwoViews):
         # A map may be missing where an image was repaired, or a map deleted, after all were noted as made.
         if path is None or not path.exists():
             return slic_labels(photo.image, size=size, segments=self.segments)
-        labels = read_label_map(path)
-        if labels.shape != (size, size):
-            raise LabelMapError(f"{path}: {labels.shape} where {(size, size)} is needed; delete it and make it again")
-        return labels
+        return self._read_map(path, photo, (size, size))
+
+
+# Label maps of a batch, and what the largest number of their labels is called.
+_COUNTS = {"superpixels": "num_superpixels", "labels": "num_labels"}
 
 
 def collate(items: list[dict]) -> dict:
     """Stack items to a batch: tensors get a leading B, `seed` becomes (B,) int64, `unreadable` lists are joined.
 
     Returns:
-        The batch; with `superpixels` also `num_superpixels`, the largest count of the batch, an int.
+        The batch; with `superpixels` also `num_superpixels`, with `labels` also `num_labels`: the batch's largest count, an
+        int, since a device would have to be waited for to learn it.
     """
     unreadable = [entry for item in items for entry in item["unreadable"]]
     stacked = [{key: value for key, value in item.items() if key != "unreadable"} for item in items]
-    if "superpixels" not in stacked[0]:
-        return {**default_collate(stacked), "unreadable": unreadable}
-    # One image with more than 256 superpixels makes its whole batch int32.
-    if len({item["superpixels"].dtype for item in stacked}) > 1:
-        for item in stacked:
-            item["superpixels"] = item["superpixels"].int()
+    maps = _COUNTS.keys() & stacked[0].keys()
+    for key in maps:
+        # One image with more than 256 labels makes its whole batch int32.
+        if len({item[key].dtype for item in stacked}) > 1:
+            stacked = [{**item, key: item[key].int()} for item in stacked]
     batch = default_collate(stacked)
-    return {**batch, "num_superpixels": int(batch["superpixels"].max()) + 1, "unreadable": unreadable}
+    counts = {_COUNTS[key]: int(batch[key].max()) + 1 for key in maps}
+    return {**batch, **counts, "unreadable": unreadable}

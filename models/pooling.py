@@ -46,6 +46,80 @@ def sample_labels(labels: Tensor, *, size: tuple[int, int]) -> Tensor:
     return labels[:, y[:, None], x[None, :]]
 
 
+def majority_labels(labels: Tensor, *, num_labels: int, size: tuple[int, int]) -> Tensor:
+    """The id that most pixels of each grid cell have.
+
+    Args:
+        labels: (N, H, W) uint8, int32 or int64 ids in [0, num_labels).
+        num_labels: how many ids there may be; known on the host, so that a GPU need not be asked.
+        size: (h, w) of the grid, of any ratio to (H, W): the cells are those of adaptive average pooling, which overlap
+            where one does not divide the other.
+    Returns:
+        (N, h * w) int64; ties go to the lowest id.
+    Source: equals the argmax over ids of AdaptiveAvgPool2d of the one-hot map, as in the released convert_binary_mask, without
+    the one-hot map. Differs: ids of 256 and more keep their number instead of becoming 0.
+    """
+    pixels = _pixels_of_cells(labels, size=size, padding=num_labels)
+    # A table of counts is the faster way until it outgrows the pixels it is made from; this also bounds its memory.
+    if num_labels <= 8 * pixels.shape[1]:
+        counts = torch.zeros(len(pixels), num_labels + 1, dtype=torch.int32, device=labels.device)
+        counts.scatter_add_(1, pixels.long(), torch.ones_like(pixels, dtype=torch.int32))
+        return counts[:, :num_labels].argmax(1).view(len(labels), -1)
+    ordered = pixels.sort(1).values
+    place = torch.arange(pixels.shape[1], dtype=torch.int32, device=labels.device)
+    run_start = torch.where(_starts_run(ordered), place, 0).cummax(1).values
+    run_length = torch.where(ordered < num_labels, place - run_start, -1)
+    return ordered.gather(1, run_length.argmax(1, keepdim=True)).long().view(len(labels), -1)
+
+
+def _pixels_of_cells(labels: Tensor, *, size: tuple[int, int], padding: int) -> Tensor:
+    """(N, H, W) -> (N * h * w, K) int32: ids of the pixels of each cell, filled up with `padding` where cells differ in size."""
+    N, H, W = labels.shape
+    y, y_inside = _window(H, size[0], labels.device)
+    x, x_inside = _window(W, size[1], labels.device)
+    pixels = labels.index_select(1, y.flatten()).index_select(2, x.flatten()).int()
+    # (N, h * ky, w * kx) -> (N, h, w, ky, kx).
+    pixels = pixels.view(N, *y.shape, *x.shape).transpose(2, 3)
+    inside = y_inside[:, None, :, None] & x_inside[None, :, None, :]
+    return torch.where(inside, pixels, padding).flatten(3).flatten(0, 2)
+
+
+def _window(length: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Positions (size, k) that each cell of adaptive pooling covers along an axis, and whether they are in the cell."""
+    cell = torch.arange(size, device=device)[:, None]
+    longest = -(-length // size) + (length % size > 0)
+    position = cell * length // size + torch.arange(longest, device=device)
+    return position.clamp(max=length - 1), position < ((cell + 1) * length + size - 1) // size
+
+
+def _starts_run(ordered: Tensor) -> Tensor:
+    """(N, K) sorted rows -> (N, K) bool, whether a value is the first of its kind."""
+    return torch.cat([torch.ones_like(ordered[:, :1], dtype=torch.bool), ordered[:, 1:] != ordered[:, :-1]], dim=1)
+
+
+def draw_regions(cells: Tensor, uniforms: Tensor) -> Tensor:
+    """Regions drawn with replacement, each region of an image as likely as any other, however small.
+
+    Args:
+        cells: (N, P) int64 ids of an image's cells.
+        uniforms: (N, M) random numbers in [0, 1).
+    Returns:
+        (N, M) int64 ids, all among the row's `cells`.
+    Source: DetCon samples masks from those present; agrees with the released sample_masks in distribution.
+    """
+    ordered = cells.sort(1).values
+    rank = _starts_run(ordered).cumsum(1) - 1
+    count = rank[:, -1:] + 1
+    # Rounding must not reach past the last id.
+    drawn = (uniforms * count).long().minimum(count - 1)
+    return ordered.gather(1, torch.searchsorted(rank, drawn))
+
+
+def region_masks(cells: Tensor, ids: Tensor) -> Tensor:
+    """(N, P) ids of cells and (N, M) regions -> (N, M, P) float32, one where a cell is the region's, for `pool_regions`."""
+    return (cells[:, None] == ids[..., None]).float()
+
+
 def pool_regions(features: Tensor, masks: Tensor) -> Tensor:
     """Mean feature of each region.
 

@@ -13,6 +13,7 @@ from losses.byol import masked_byol_loss, overlap, region_weight
 from models.momentum import make_target, update_target
 from models.pooling import align_masks, pool_regions, sample_labels, soft_masks
 from models.regions import cluster_superpixels, merge_superpixels, one_hot_regions
+from models.views import by_view, fold_views
 from utils.distributed import all_reduce_sum, world_size
 from utils.method import Output, Progress
 
@@ -84,7 +85,7 @@ class R2O(nn.Module):
             The loss, and the mean number of regions an image has and of those that both views show.
         """
         regions, num_regions = self.find_regions(batch, self.clusters)
-        views = batch["images"].transpose(0, 1).flatten(0, 1)
+        views = fold_views(batch["images"])
         features = self._encode(self.backbone, views)
         whole = one_hot_regions(regions, num_regions)
         masks = self._masks_of_views(whole, batch, size=features.shape[-2:])
@@ -118,13 +119,11 @@ class R2O(nn.Module):
         return regions, num_clusters
 
     def _encode(self, backbone: nn.Module, views: Tensor) -> Tensor:
-        groups = (views,) if self.joint_views else views.chunk(2)
-        return torch.cat([backbone(group, last=self.region_level)[self.region_level] for group in groups])
+        level = self.region_level
+        return by_view(lambda view: backbone(view, last=level)[level], views, joint=self.joint_views)
 
     def _project(self, projector: nn.Module, features: Tensor, masks: Tensor) -> Tensor:
-        pooled = pool_regions(features, masks)
-        groups = (pooled,) if self.joint_views else pooled.chunk(2)
-        return torch.cat([projector(group) for group in groups])
+        return by_view(projector, pool_regions(features, masks), joint=self.joint_views)
 
     def _masks_of_views(self, whole: Tensor, batch: dict[str, Any], *, size: tuple[int, int]) -> Tensor:
         views = zip(batch["boxes"].unbind(1), batch["flips"].unbind(1))

@@ -1,6 +1,6 @@
-"""The demo: pretrain on the embedded scenes, show regions becoming objects, and say what the backbone learned.
+"""The demo: pretrain on the embedded scenes, show the regions, and say what the backbone learned.
 
-python -m tools.demo [--method r2o] [--long]
+python -m tools.demo [--method r2o|detconb] [--long]
 """
 
 import argparse
@@ -16,6 +16,9 @@ from tools.probe import probe_run
 from utils.files import write_json
 
 DATA = Path("demo_data")
+# What a method wants made before it trains. The scenes are small, and so are their segments.
+_MASKS = ["tools.make_masks", "--mask_type", "fh", "--scales", "200", "--min_sizes", "120"]
+BEFORE = {"detconb": [*_MASKS, "--dataset_dir", str(DATA), "--split", "train", "val"]}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,9 +28,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     name = "demo_long" if arguments.long else "demo"
     run = Path("runs") / name / arguments.method
+    if arguments.method in BEFORE:
+        print(f"Making masks: python -m {' '.join(BEFORE[arguments.method])}")
+        code = run_python("-m", *BEFORE[arguments.method])
+        if code:
+            return code
     print(f"Pretraining with configs/{arguments.method}/{name}.yaml; after Ctrl-C it goes on from its last epoch.")
-    command = [
-        sys.executable,
+    code = run_python(
         f"{arguments.method}_main.py",
         "--cfg",
         f"{arguments.method}/{name}",
@@ -35,28 +42,41 @@ def main(argv: list[str] | None = None) -> int:
         str(run),
         "--resume",
         "auto",
-    ]
-    try:
-        code = subprocess.run(command).returncode
-    except KeyboardInterrupt:
-        return 130
+    )
     if code:
         return code
-    if any((run / "pictures").glob("regions_*.png")):
-        Image.fromarray(story(run / "pictures")).save(run / "regions.png")
+    picture = draw_picture(run)
     print("Probing: linear models on frozen features of the embedded scenes, fitted on train, judged on val ...")
     comparisons = probe_run(run, DATA)
     write_json(run / "probes.json", {name: row._asdict() for name, row in comparisons.items()})
     print(f"""
 {format_comparisons(comparisons)}
 
-regions becoming objects  {run}/regions.png (each epoch's in {run}/pictures)
+{picture}
 backbone                  {run}/backbone.pth (torchvision's keys)
 checkpoints               {run}/checkpoints
 run folder                {run} (config.yaml, metrics.jsonl, log.txt, probes.json)
 TensorBoard               tensorboard --logdir {run}/tensorboard
 """)
     return 0
+
+
+def run_python(*arguments: str) -> int:
+    """Run this interpreter; its exit code, 130 after Ctrl-C."""
+    try:
+        return subprocess.run([sys.executable, *arguments]).returncode
+    except KeyboardInterrupt:
+        return 130
+
+
+def draw_picture(run: Path) -> str:
+    """The line that says what there is to see of the regions; makes R2O's sheet of them becoming objects."""
+    folder = run / "pictures"
+    if any(folder.glob("regions_*.png")):
+        Image.fromarray(story(folder)).save(run / "regions.png")
+        return f"regions becoming objects  {run}/regions.png (each epoch's in {folder})"
+    sheets = sorted(folder.glob("*.png"))
+    return f"views and their regions   {sheets[-1] if sheets else 'none drawn'}"
 
 
 if __name__ == "__main__":

@@ -3,18 +3,37 @@
 import argparse
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Thread
 
 import cv2
 import torch
 
 from data.images import UnreadableImage
+from utils.errors import UserError
 from utils.progress import ProgressBar
 
 _MAX_CHUNK = 64
 _NAMED_FAILURES = 20
+
+
+class ItemFailed(Exception):
+    """An item that cannot be made, for the list of failures; names the file and the reason."""
+
+    def __init__(self, path: str | Path, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = str(path), reason
+
+
+class Interrupted(UserError):
+    """The user pressed Ctrl-C."""
+
+    exit_code = 128 + signal.SIGINT
 
 
 @dataclass
@@ -24,7 +43,7 @@ class Summary:
     Attributes:
         done: how many items were made.
         skipped: how many were there already.
-        failures: (path, reason) of the images that cannot be read.
+        failures: (path, reason) of the items that cannot be made, such as images that cannot be read.
     """
 
     done: int = 0
@@ -32,11 +51,15 @@ class Summary:
     failures: list[tuple[str, str]] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [f"{self.done} made, {self.skipped} there already, {len(self.failures)} failed"]
-        lines += [f"  {path}: {reason}" for path, reason in self.failures[:_NAMED_FAILURES]]
+        counts = f"{self.done} made, {self.skipped} there already, {len(self.failures)} failed"
+        return "\n".join([counts, *self.failure_lines()])
+
+    def failure_lines(self) -> list[str]:
+        """One a failure; the twenty-first says how many are not named."""
+        lines = [f"  {path}: {reason}" for path, reason in self.failures[:_NAMED_FAILURES]]
         if len(self.failures) > _NAMED_FAILURES:
             lines.append(f"  and {len(self.failures) - _NAMED_FAILURES} more")
-        return "\n".join(lines)
+        return lines
 
 
 def run_job(
@@ -50,23 +73,29 @@ def run_job(
     """Call `make` on every item, on all cores.
 
     Args:
-        make: takes an item, says whether it had to be made; an UnreadableImage is a failure of that item, any other
-            exception stops the job. It is pickled once a worker.
+        make: takes an item, says whether it had to be made; an UnreadableImage or ItemFailed is a failure of that
+            item, any other exception stops the job. It is pickled once a worker.
         items: what is left to do; a job that was stopped is resumed by leaving out what it made.
         workers: processes, one thread each; None takes this process' share of the cores.
         skipped: how many were there already, for the progress and the summary.
         desc: what is counted, such as "superpixels".
+    Raises:
+        Interrupted: Ctrl-C.
+        UserError: a worker was killed.
     """
     workers = min(workers or available_cores(), max(1, len(items)))
     summary = Summary(skipped=skipped)
-    with ProgressBar(skipped + len(items), initial=skipped, desc=desc) as bar:
-        for number, result in enumerate(_results(make, items, workers), start=skipped + 1):
-            if isinstance(result, bool):
-                summary.done += result
-                summary.skipped += not result
-            else:
-                summary.failures.append(result)
-            bar.update(number)
+    try:
+        with ProgressBar(skipped + len(items), initial=skipped, desc=desc) as bar:
+            for number, result in enumerate(_results(make, items, workers), start=skipped + 1):
+                if isinstance(result, bool):
+                    summary.done += result
+                    summary.skipped += not result
+                else:
+                    summary.failures.append(result)
+                bar.update(number)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; the same command goes on where this one stopped") from None
     return summary
 
 
@@ -91,7 +120,7 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard", type=parse_shard, default=place, metavar="i/n", help="do the i-th of n parts")
 
 
-# What became of an item: whether it had to be made, or the file that cannot be read and why.
+# What became of an item: whether it had to be made, or the file that failed and why.
 _Result = bool | tuple[str, str]
 
 
@@ -106,6 +135,10 @@ def _results(make: Callable[[int], bool], items: Sequence[int], workers: int) ->
     try:
         for results in pool.map(_make_chunk, chunks):
             yield from results
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process was killed, perhaps for lack of memory: start again with fewer --workers, it goes on"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -113,7 +146,7 @@ def _results(make: Callable[[int], bool], items: Sequence[int], workers: int) ->
 def _make_one(make: Callable[[int], bool], item: int) -> _Result:
     try:
         return make(item)
-    except UnreadableImage as error:
+    except (UnreadableImage, ItemFailed) as error:
         return error.path, error.reason
 
 
@@ -126,6 +159,15 @@ def _start_worker(make: Callable[[int], bool]) -> None:
     _make = make
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    # Ctrl-C reaches all processes: the first one answers for all, and waits for none.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose first process was killed would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _make_chunk(items: Sequence[int]) -> list[_Result]:

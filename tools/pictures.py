@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from data.views import collate
+from models.views import unfold_views
 from utils.distributed import is_main
 from utils.log import RunLog
 from utils.method import Progress
@@ -35,9 +36,9 @@ class RegionPictures:
         self._batch = None
         if self.count and is_main():
             number = min(max(group, self.count), len(dataset))
-            indices = np.linspace(0, len(dataset) - 1, number).astype(int)
+            indices = spread(number, len(dataset))
             # The images to be drawn come from the whole listing, the rest of their group from between them.
-            first = np.linspace(0, number - 1, self.count).astype(int)
+            first = spread(self.count, number)
             order = [*first, *(i for i in range(number) if i not in set(first))]
             self._batch = collate([dataset[0, int(indices[i])] for i in order])
 
@@ -66,6 +67,47 @@ class RegionPictures:
             )
         ]
         log.pictures(progress.step, "regions", stack(rows, axis=0))
+
+
+class SampledMaskPictures:
+    """Draws both views of some images, their masks, and the regions that were drawn of them.
+
+    Args:
+        dataset: gives `images`, `labels` and `uniforms` for (epoch, index).
+        count: images drawn, evenly spaced over the listing; 0 draws none.
+    """
+
+    def __init__(self, dataset: Dataset, *, count: int):
+        self._dataset = dataset
+        self._indices = spread(min(count, len(dataset)), len(dataset)) if is_main() else []
+
+    def draw(self, method: nn.Module, epoch: int, progress: Progress, log: RunLog) -> None:
+        """Add a sheet of the epoch's views, one row an image, to the log; the method computes no feature for it."""
+        if len(self._indices) == 0 or log.has_picture(progress.step, "masks"):
+            return
+        batch = collate([self._dataset[epoch, int(index)] for index in self._indices])
+        cells = method.find_cells(batch)
+        ids, _ = method.choose_regions(cells, batch["uniforms"])
+        side = method.pool_size
+        drawn = torch.where((cells[:, :, None] == ids[:, None]).any(-1), cells, -1).unflatten(1, (side, side))
+        rows = [
+            stack([mask_row(*view) for view in zip(photos, labels, sampled)], axis=1)
+            for photos, labels, sampled in zip(
+                batch["images"].permute(0, 1, 3, 4, 2).numpy(), batch["labels"].numpy(), unfold_views(drawn).numpy()
+            )
+        ]
+        log.pictures(progress.step, "masks", stack(rows, axis=0))
+
+
+def mask_row(photo: np.ndarray, labels: np.ndarray, sampled: np.ndarray) -> np.ndarray:
+    """(TILE, 3 TILE, 3) uint8: a view (H, W, 3), its masks, and its grid's cells in the colours of the drawn regions."""
+    photo = resize(photo)
+    return stack([photo, draw_regions(photo, resize(labels)), draw_regions(photo, resize(sampled))], axis=1)
+
+
+def spread(count: int, total: int) -> np.ndarray:
+    """`count` indices of `total`, evenly spaced from the first to the last."""
+    return np.linspace(0, total - 1, count).astype(int)
 
 
 def region_row(photo: np.ndarray, superpixels: np.ndarray, regions: np.ndarray) -> np.ndarray:
@@ -123,7 +165,7 @@ def story(folder: Path, *, columns: int = 6) -> np.ndarray:
     files = sorted(folder.glob("regions_*.png"))
     if not files:
         raise SystemExit(f"{folder}: no regions_*.png there; give a run's folder with log.num_pictures above 0")
-    chosen = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, columns).astype(int))]
+    chosen = [files[i] for i in np.unique(spread(columns, len(files)))]
     sheets = [np.asarray(Image.open(file)) for file in chosen]
     fixed = sheets[0][:, : 2 * TILE + GAP]
     return stack([fixed, *(sheet[:, 2 * (TILE + GAP) :] for sheet in sheets)], axis=1)

@@ -14,7 +14,7 @@ from utils.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # The names that the releases use for their published configs.
-ALIASES = {"train_imagenet_300": "imagenet_300ep"}
+ALIASES = {"train_imagenet_300": "imagenet_300ep", "train_coco_300": "coco_300ep"}
 
 
 class Section(BaseModel):

@@ -1,11 +1,18 @@
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from data.images import UnreadableImage
 from data.label_maps import (
     LabelMapError,
+    check_label_maps,
+    expected_shape,
+    find_defect,
     is_complete,
     label_map_path,
+    lacking_label_maps,
     missing_label_maps,
     read_label_map,
     read_meta,
@@ -49,7 +56,7 @@ def test_a_damaged_map_is_named_with_the_remedy(tmp_path):
     data = path.read_bytes()
     for broken in (b"", b"text", data[: len(data) // 2], data[:-3], data[:60] + b"xxxx" + data[64:]):
         path.write_bytes(broken)
-        with pytest.raises(LabelMapError, match=r"a\.png: no complete PNG; make it again.*make_superpixels --verify"):
+        with pytest.raises(LabelMapError, match=r"a\.png: no complete PNG; `python -m tools\.make_masks --repair`"):
             read_label_map(path)
     with pytest.raises(DataError, match="No such file"):
         read_label_map(tmp_path / "b.png")
@@ -72,11 +79,100 @@ def test_missing_maps_are_found_by_name(folder):
     assert missing_label_maps(maps, images) == [1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
 
 
+@pytest.mark.parametrize(
+    "mask_type, shape",
+    [
+        ("fh", (30, 40)),
+        ("fh_s500_m224", (30, 40)),
+        ("grid3x3", (30, 40)),
+        ("slic100", (30, 40)),
+        ("slic100_224", (224, 224)),
+    ]
+    + [("kmeans_7", (7, 7)), ("fh_opencv", (30, 40)), ("ground7", (30, 40))],
+)
+def test_a_number_at_the_end_of_the_types_name_is_the_maps_side(mask_type, shape):
+    assert expected_shape(mask_type, (30, 40)) == expected_shape(mask_type, (30, 40, 3)) == shape
+
+
+def test_a_sound_map_has_no_defect_and_others_say_theirs(folder, tmp_path):
+    images = find_images(folder)
+    image, path = images.path(0), tmp_path / "a.png"
+    assert find_defect(path, "fh", image) == "missing"
+    write_label_map(path, np.arange(40 * 48).reshape(40, 48) // 3)
+    assert find_defect(path, "fh", image) is None
+    assert find_defect(path, "x_40", image) == "48 x 40 pixels where 40 x 40 are needed"
+    path.write_bytes(path.read_bytes()[:50])
+    assert find_defect(path, "fh", image) == "no complete PNG"
+    Image.fromarray(np.eye(40, 48, dtype=np.uint8) * 2).save(path)
+    assert find_defect(path, "fh", image) == "its ids are not dense from 0"
+    write_label_map(path, np.zeros((48, 40), int))
+    assert find_defect(path, "fh", image) == "40 x 48 pixels where 48 x 40 are needed"
+    Image.new("RGB", (48, 40)).save(path)
+    assert find_defect(path, "fh", image) == "3 channels where a label map has one"
+
+
+def test_a_map_of_the_upright_photo_is_sound(tmp_path):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.new("RGB", (48, 40)).save(tmp_path / "a.jpg", exif=exif)
+    write_label_map(tmp_path / "a.png", np.zeros((48, 40), int))
+    assert find_defect(tmp_path / "a.png", "fh", tmp_path / "a.jpg") is None
+    write_label_map(tmp_path / "a.png", np.zeros((40, 48), int))
+    assert find_defect(tmp_path / "a.png", "fh", tmp_path / "a.jpg") is not None
+
+
+def test_an_unreadable_image_has_no_defective_map(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"text")
+    with pytest.raises(UnreadableImage):
+        find_defect(tmp_path / "a.png", "fh", tmp_path / "a.jpg")
+
+
+def write_maps(folder, images, indices):
+    for index in indices:
+        write_label_map(label_map_path(folder / "masks", "fh", "train", images.name(index)), np.zeros((40, 48), int))
+
+
+def test_unreadable_images_lack_no_map(folder):
+    images = find_images(folder)
+    for index in (1, 5):
+        images.path(index).write_bytes(b"text")
+    write_maps(folder, images, range(3, 12, 2))
+    assert list(lacking_label_maps(folder / "masks" / "fh" / "train", images)) == [0, 2, 4, 6, 8, 10]
+    write_maps(folder, images, (0, 2, 4, 6, 8, 10))
+    assert list(lacking_label_maps(folder / "masks" / "fh" / "train", images)) == []
+    check_label_maps(folder / "masks", "fh", images)
+
+
+@pytest.mark.parametrize("part", ["", "images", "images/train"])
+def test_a_run_without_maps_is_told_the_command_that_makes_them(folder, part):
+    images = find_images(folder / part)
+    write_maps(folder, images, (0, 2))
+    images.path(1).write_bytes(b"text")
+    command = f"python -m tools.make_masks --dataset_dir {folder} --split train --output_dir {folder / 'masks'}"
+    names = ", ".join(images.name(index) for index in (3, 4, 5))
+    with pytest.raises(
+        DataError, match=re.escape(f"10 of 12 images have no label map there, such as {names}; make them")
+    ):
+        check_label_maps(folder / "masks", "fh", images)
+    with pytest.raises(DataError, match=re.escape(f"`{command} --mask_type slic100_224`")):
+        check_label_maps(folder / "masks", "slic100_224", images)
+
+
+def test_few_images_are_read_to_see_that_maps_are_missing(folder, monkeypatch):
+    read = []
+    monkeypatch.setattr("data.label_maps.read_image", read.append)
+    with pytest.raises(DataError):
+        check_label_maps(folder / "masks", "fh", find_images(folder))
+    assert len(read) == 3
+
+
 def test_the_note_tells_the_listing_it_is_complete_for(folder, tmp_path):
     (tmp_path / "subset.txt").write_text("class0\n")
     images, subset = find_images(folder), find_images(folder, subset=str(tmp_path / "subset.txt"))
     note = {"tool": "test", "parameters": {"k": 1}, "versions": {}}
     assert not is_complete(tmp_path, subset)
+    write_meta(tmp_path, None, **note)
+    assert read_meta(tmp_path)["parameters"] == {"k": 1} and not is_complete(tmp_path, subset)
     write_meta(tmp_path, subset, **note)
     assert is_complete(tmp_path, subset) and not is_complete(tmp_path, images)
     write_meta(tmp_path, images, **note)

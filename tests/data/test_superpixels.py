@@ -25,5 +25,13 @@ def test_any_image_gives_dense_ids_from_0(shape):
     assert np.array_equal(np.unique(labels), np.arange(labels.max() + 1))
 
 
+@pytest.mark.parametrize("size", [None, 0])
+def test_without_a_size_the_map_has_the_images(size):
+    image = np.linspace(0, 255, 40 * 60 * 3).reshape(40, 60, 3).astype(np.uint8)
+    labels = slic_labels(image, size=size, segments=20)
+    assert labels.shape == (40, 60) and labels.max() > 5
+
+
 def test_the_type_names_segments_and_size():
     assert superpixel_type(segments=100, size=224) == "slic100_224"
+    assert superpixel_type(segments=100, size=None) == "slic100"

@@ -1,11 +1,9 @@
 """The main job on a small folder of pictures: launched, resumed, fed rubbish."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +14,18 @@ from PIL import Image
 
 import r2o_main
 import wiring
-from tests.mains import train_in_float64
+from tests.mains.runs import (
+    assert_same,
+    assert_two_processes_equal_one,
+    launched,
+    make_pictures,
+    metrics,
+    newest,
+    wait_for_step,
+    write_own_config,
+)
 from tests.paths import ROOT
-from tests.utils.two_ranks import free_port, run_two_ranks
+from tests.utils.two_ranks import free_port
 from utils.config import load_config
 
 CONFIG = {
@@ -38,58 +45,23 @@ CONFIG = {
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """27 pictures of coloured rectangles below images/train, and a config beside them."""
-    rng = np.random.default_rng(0)
-    for number in range(27):
-        blocks = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
-        path = tmp_path / "images" / "train" / f"class{number % 3}" / f"{number:02d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.kron(blocks, np.ones((12, 12, 1), np.uint8))).save(path)
+    make_pictures(tmp_path)
     write_config(tmp_path)
     return tmp_path
 
 
 def write_config(folder: Path, **sections: dict) -> None:
-    config = {name: values | sections.get(name, {}) for name, values in CONFIG.items()}
-    config["data"]["image_dir"] = str(folder)
-    config |= {name: values for name, values in sections.items() if name not in CONFIG}
-    (folder / "own.yaml").write_text(yaml.safe_dump(config))
+    write_own_config(folder, CONFIG, **sections)
 
 
 def train(folder: Path, out: str, *arguments: str) -> int:
     return r2o_main.main(["--cfg", str(folder / "own.yaml"), "--out", str(folder / out), *arguments])
 
 
-def newest(run: Path) -> dict:
-    sidecars = {json.loads(path.read_text())["serial"]: path for path in (run / "checkpoints").glob("*.json")}
-    return torch.load(sidecars[max(sidecars)].with_suffix(""), weights_only=True)
-
-
-def assert_same(state: dict, other: dict) -> None:
-    assert state["step"] == other["step"]
-    for part in ("method", "optimizer"):
-        ours, theirs = dict(leaves(state[part])), dict(leaves(other[part]))
-        assert ours.keys() == theirs.keys()
-        different = [
-            name for name in ours if not torch.equal(torch.as_tensor(ours[name]), torch.as_tensor(theirs[name]))
-        ]
-        assert different == []
-
-
-def leaves(tree, prefix=""):
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            yield from leaves(value, f"{prefix}.{key}")
-    elif isinstance(tree, (list, tuple)):
-        for index, value in enumerate(tree):
-            yield from leaves(value, f"{prefix}.{index}")
-    elif not isinstance(tree, str) and tree is not None:
-        yield prefix, tree
-
-
 def test_a_run_leaves_everything_in_its_folder(folder):
     assert train(folder, "run") == 0
     run = folder / "run"
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = metrics(run)
     assert [row["step"] for row in rows] == list(range(1, 10))
     for name in (
         "loss",
@@ -127,13 +99,8 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(folder, steps):
     assert newest(folder / "parts")["step"] == steps
     assert train(folder, "parts", "--resume", "auto") == 0
     assert_same(newest(folder / "whole"), newest(folder / "parts"))
-    metrics = [
-        [json.loads(line) for line in (folder / run / "metrics.jsonl").read_text().splitlines()]
-        for run in ("whole", "parts")
-    ]
-    assert [[(row["step"], row["loss"]) for row in rows] for rows in metrics[:1]] == [
-        [(row["step"], row["loss"]) for row in rows] for rows in metrics[1:]
-    ]
+    whole, parts = ([(row["step"], row["loss"]) for row in metrics(folder / run)] for run in ("whole", "parts"))
+    assert whole == parts
 
 
 def test_workers_change_nothing(folder):
@@ -169,7 +136,7 @@ def test_accumulated_micro_batches_count_in_the_global_batch(folder):
     assert train(folder, "run", "--max_steps", "2") == 0
     parts = r2o_main.build(load(folder), torch.device("cpu"))
     assert wiring.global_batch(load(folder)) == 8 and parts.plan.steps_per_epoch == 3
-    rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    rows = metrics(folder / "run")
     assert [row["step"] for row in rows] == [1, 2]
 
 
@@ -293,7 +260,7 @@ def test_low_precision_trains(folder):
 def test_no_clustering_compares_superpixels(folder):
     write_config(folder, clustering={"scheduler": {"type": "constant", "epochs": [0], "values": [9999]}})
     assert train(folder, "run", "--max_steps", "2") == 0
-    rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    rows = metrics(folder / "run")
     # Without clusters the rate is not scaled by their number: half-way through an epoch's warm-up of 3 steps.
     assert rows[1]["learning_rate"] == pytest.approx(0.3 * 8 / 256 / 3)
 
@@ -308,28 +275,8 @@ def test_published_paths_are_honoured(folder):
 
 
 def test_two_processes_with_half_the_batch_equal_one(folder):
-    """Five steps in float64, SyncBN on, four images a K-means group: equal to 1e-9 of each tensor's size."""
-    one = train_in_float64.main(folder, "r2o", "one")
-    write_config(folder, data={"train_batch_size": 4})
-    two = run_two_ranks(train_in_float64.__file__, folder, "r2o")
-    for name, value in one.items():
-        for other in two:
-            assert torch.allclose(other[name], value, rtol=1e-9, atol=1e-9 * value.abs().max().item()), name
-
-
-def launched(folder: Path, out: str, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "r2o_main.py", "--cfg", str(folder / "own.yaml"), "--out", str(folder / out), *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    )
-
-
-def wait_for_step(run: Path, step: int) -> None:
-    deadline = time.monotonic() + 120
-    while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < step:
-        assert time.monotonic() < deadline, "the run does not get going"
-        time.sleep(0.01)
+    """SyncBN on, four images a K-means group."""
+    assert_two_processes_equal_one(folder, "r2o", CONFIG, {"own": {}})
 
 
 @pytest.mark.slow
@@ -337,13 +284,13 @@ def wait_for_step(run: Path, step: int) -> None:
 def test_a_killed_run_goes_on_to_the_same_parameters(folder, number):
     """As schedulers do, the signal goes to the data workers too."""
     write_config(folder, optimizer={"total_epochs": 12}, checkpoint={"save_minutes": 0.002}, data={"data_workers": 1})
-    assert launched(folder, "whole").wait(timeout=200) == 0
-    process = launched(folder, "killed")
+    assert launched("r2o", folder, "whole").wait(timeout=200) == 0
+    process = launched("r2o", folder, "killed")
     wait_for_step(folder / "killed", 14)
     os.killpg(process.pid, number)
     code = process.wait(timeout=60)
     assert code == (-signal.SIGKILL if number == signal.SIGKILL else 75), process.stderr.read()
-    assert launched(folder, "killed", "--resume", "auto").wait(timeout=200) == 0
+    assert launched("r2o", folder, "killed", "--resume", "auto").wait(timeout=200) == 0
     assert_same(newest(folder / "whole"), newest(folder / "killed"))
 
 
@@ -368,5 +315,5 @@ def test_two_processes_start_under_both_launchers(folder, launcher):
         command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    rows = metrics(folder / "run")
     assert [row["step"] for row in rows] == list(range(1, 10))

@@ -1,4 +1,4 @@
-"""Train METHOD in float64 by FOLDER/own.yaml, as one process or as one of several; parameters end up in FOLDER/RANK.pth."""
+"""Train METHOD in float64 by each FOLDER/NAME.yaml, as one process or several; parameters by name end up in FOLDER/RANK.pth."""
 
 import importlib
 import sys
@@ -12,30 +12,34 @@ from utils.config import load_config
 from utils.distributed import launch, rank, shutdown
 from wiring import start_run
 
+STEPS = 5
 
-def main(folder: Path, method: str, out: str) -> dict[str, torch.Tensor]:
+
+def main(folder: Path, method: str, *names: str, out: str) -> dict[str, dict[str, torch.Tensor]]:
     device = launch(None)
+    states = {name: train(folder, method, name, f"{out}_{name}", device) for name in names}
+    torch.save(states, folder / f"{rank()}.pth")
+    shutdown()
+    return states
+
+
+def train(folder: Path, method: str, name: str, out: str, device: torch.device) -> dict[str, torch.Tensor]:
     program = importlib.import_module(f"{method}_main")
-    config, _ = load_config(folder / "own.yaml", schema_of(method))
-    parts = program.build(config, device, max_steps=5)
+    config, _ = load_config(folder / f"{name}.yaml", schema_of(method))
+    parts = program.build(config, device, max_steps=STEPS)
     parts.method.double()
-    place = find_run(method, config, out=str(folder / out), resume=None)
-    run = start_run(place, config, parts, device)
+    run = start_run(find_run(method, config, out=str(folder / out), resume=None), config, parts, device)
 
     def prepare(batch: dict) -> dict:
         batch = program.prepare(batch)
-        in_double = {key: batch[key].double() for key in ("images", "spanning", "boxes") if key in batch}
-        return batch | in_double
+        return batch | {key: batch[key].double() for key in ("images", "spanning", "boxes") if key in batch}
 
     for _ in parts.epochs(run, prepare):
         pass
     run.log.close()
-    state = {name: value for name, value in parts.method.state_dict().items() if "num_batches" not in name}
-    torch.save(state, folder / f"{rank()}.pth")
-    shutdown()
-    return state
+    return {name: value for name, value in parts.method.state_dict().items() if "num_batches" not in name}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), sys.argv[2], "two")
+    main(Path(sys.argv[1]), *sys.argv[2:], out="two")

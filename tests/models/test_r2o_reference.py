@@ -1,8 +1,5 @@
 """R2O against the published model: one forward pass with its gradients, part by part."""
 
-import importlib.util
-
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,36 +10,21 @@ from models.momentum import update_target
 from models.pooling import pool_regions, soft_masks
 from models.r2o import R2O
 from models.regions import kmeans, merge_superpixels
-from tests.paths import REFERENCE
-
-# Their names to ours: encoder.N are a ResNet's children in order, projetion (sic) is the projector.
-CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-LAYERS = {"l1": "0", "bn1": "1", "l2": "3"}
-
-
-def our_name(name: str) -> str:
-    owner, part, *rest = name.split(".")
-    if part == "encoder":
-        rest[0] = CHILDREN[rest[0]]
-        module = {"online_network": "backbone", "target_network": "target.0"}[owner]
-    else:
-        rest[0] = LAYERS[rest[0]]
-        module = {"online_network": "projector", "target_network": "target.1", "predictor": "predictor"}[owner]
-    return ".".join([module, *rest])
+from tests.models.published import assert_close, assert_gradients_close, load_reference, named_ours, tiny_resnet
 
 
 @pytest.fixture(scope="module")
 def reference() -> dict[str, torch.Tensor]:
-    with np.load(REFERENCE / "r2o_forward_tiny.npz") as arrays:
-        return {key: torch.as_tensor(arrays[key]) for key in arrays.files}
+    return load_reference("r2o_forward_tiny.npz")
+
+
+def ours(reference: dict, prefix: str) -> dict:
+    return named_ours(reference, prefix, target_projector="target.1")
 
 
 def make_model(reference: dict, **keywords) -> R2O:
-    spec = importlib.util.spec_from_file_location("tinynet", REFERENCE / "tinynet.py")
-    tinynet = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tinynet)
     model = R2O(
-        Trunk(tinynet.TinyResNet()),
+        Trunk(tiny_resnet()),
         MLP(32, hidden_dim=48, output_dim=16),
         MLP(16, hidden_dim=48, output_dim=16),
         momentum=lambda progress: float(reference["mm"]),
@@ -50,12 +32,7 @@ def make_model(reference: dict, **keywords) -> R2O:
         soft_labels=True,
         **keywords,
     )
-    state = {
-        our_name(key.removeprefix("sd_before/")): value
-        for key, value in reference.items()
-        if key.startswith("sd_before/")
-    }
-    model.load_state_dict(state)
+    model.load_state_dict(ours(reference, "sd_before/"))
     return model.train()
 
 
@@ -75,11 +52,6 @@ def make_batch(reference: dict) -> dict:
 def with_published_regions(model: R2O, reference: dict) -> R2O:
     model.find_regions = lambda batch, num_clusters: (reference["converted_idx"].long(), int(reference["K"]))
     return model
-
-
-def assert_close(ours: torch.Tensor, theirs: torch.Tensor, share: float, floor: float = 0.0) -> None:
-    assert ours.shape == theirs.shape
-    assert (ours - theirs).abs().max() <= max(share * theirs.abs().max(), floor)
 
 
 def test_clustering_of_target_features_matches(reference):
@@ -113,25 +85,16 @@ def test_gradients_match(reference):
     model = with_published_regions(make_model(reference), reference)
     model.before_step(None)
     model(make_batch(reference), torch.Generator()).losses["loss"].backward()
-    theirs = {our_name(key.removeprefix("grad/")): value for key, value in reference.items() if key.startswith("grad/")}
-    ours = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert ours.keys() == theirs.keys()
-    floor = 1e-4 * max(value.abs().max() for value in theirs.values())
-    for name, value in theirs.items():
-        assert_close(ours[name], value, 1e-2, floor)
+    assert_gradients_close(model, ours(reference, "grad/"))
 
 
 def test_target_follows_by_momentum_and_keeps_its_own_statistics(reference):
     model = make_model(reference)
     model.before_step(None)
-    theirs = {
-        our_name(key.removeprefix("sd_after/")): value
-        for key, value in reference.items()
-        if key.startswith("sd_after/")
-    }
-    ours = dict(model.target.named_parameters(prefix="target"))
-    for name in set(ours) & set(theirs):
-        assert_close(ours[name], theirs[name], 1e-6)
+    theirs = ours(reference, "sd_after/")
+    slow = dict(model.target.named_parameters(prefix="target"))
+    for name in set(slow) & set(theirs):
+        assert_close(slow[name], theirs[name], 1e-6)
     assert {
         name for name in theirs if name.startswith("target") and "running" not in name and "tracked" not in name
-    } == set(ours)
+    } == set(slow)

@@ -1,15 +1,19 @@
 import argparse
 import os
+import signal
 
 import pytest
 
 from data.images import UnreadableImage
-from tools.jobs import Summary, available_cores, parse_shard, run_job
+from tools.jobs import Interrupted, ItemFailed, Summary, available_cores, parse_shard, run_job
+from utils.errors import UserError
 
 
 def odd_is_made(item):
     if item == 4:
         raise UnreadableImage("four.jpg", "empty")
+    if item == 6:
+        raise ItemFailed("six.jpg", "too many")
     return item % 2 == 1
 
 
@@ -20,7 +24,7 @@ def fails(item):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_job_counts_what_was_made_was_there_and_cannot_be_read(workers):
     summary = run_job(odd_is_made, range(9), workers=workers, skipped=10, desc="numbers")
-    assert summary == Summary(done=4, skipped=14, failures=[("four.jpg", "empty")])
+    assert summary == Summary(done=4, skipped=13, failures=[("four.jpg", "empty"), ("six.jpg", "too many")])
 
 
 def test_nothing_to_do_is_no_error():
@@ -31,6 +35,25 @@ def test_nothing_to_do_is_no_error():
 def test_an_unexpected_error_stops_the_job(workers):
     with pytest.raises(ZeroDivisionError):
         run_job(fails, range(9), workers=workers, desc="numbers")
+
+
+def is_killed(item):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_told_with_what_to_do():
+    with pytest.raises(UserError, match="fewer --workers"):
+        run_job(is_killed, range(4), workers=2, desc="numbers")
+
+
+def interrupts(item):
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_job_says_that_it_goes_on():
+    with pytest.raises(Interrupted, match="goes on") as caught:
+        run_job(interrupts, range(4), workers=1, desc="numbers")
+    assert caught.value.exit_code == 130
 
 
 def test_progress_ends_at_the_total(capsys):

@@ -1,0 +1,187 @@
+"""Make the label maps of a split's images once: segments, superpixels, grids, or copies of human ones.
+
+    python -m tools.make_masks --dataset_dir DIR --mask_type fh [--split train val]
+
+All cores; again after a kill, it goes on; under torchrun, or with --shard i/n, each process does its part.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL
+import skimage
+
+from data.label_maps import is_complete, lacking_label_maps, missing_label_maps, read_meta, write_meta
+from data.listing import ImageList, find_images
+from data.mask_makers import Maker
+from tools.jobs import Summary, run_job
+from tools.mask_options import chosen_makers, chosen_types, parse_arguments
+from tools.mask_tasks import CheckMap, MakeMaps, writing
+from utils.cli import shows_errors
+from utils.distributed import barrier, on_main, rank, world_size
+from utils.errors import DataError, UserError
+
+_log = logging.getLogger(__name__)
+_MODULES = (skimage, cv2, np, PIL)
+
+
+def make_masks(
+    images: ImageList,
+    mask_dir: str | Path,
+    makers: Sequence[Maker],
+    *,
+    workers: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+    repair: bool = False,
+) -> Summary:
+    """Make the maps that are missing of a shard, several types in one reading of the images.
+
+    Args:
+        images: the listing; every process of a shard needs the same.
+        mask_dir: maps go to MASK_DIR/TYPE/SPLIT, one type a maker.
+        makers: what makes the maps; no two of one type.
+        workers: processes; None for this process' share of the cores.
+        shard: (i, n): this process does every n-th image from the i-th on. The process that ends last notes that the
+            listing is complete.
+        repair: look through the maps that are there, and make again those that are damaged or of another size.
+    Returns:
+        How many images were done and were there already; images that cannot be read or have no map are its failures.
+    Raises:
+        UserError: maps there were made otherwise, or the folder cannot be written to.
+    """
+    folders = [Path(mask_dir, maker.type, images.split) for maker in makers]
+    if len(set(folders)) < len(folders):
+        raise UserError(f"two of the same type: {', '.join(maker.type for maker in makers)}")
+    for maker, folder in zip(makers, folders):
+        _refuse_others(folder, maker)
+        # Before the first map, so that a job that was stopped is told from another one.
+        if not read_meta(folder):
+            _note(folder, None, maker)
+    part, parts = shard
+    mine = range(part, len(images), parts)
+    todo = list(mine)
+    if not repair:
+        missing = set().union(*(missing_label_maps(folder, images) for folder in folders))
+        todo = [index for index in mine if index in missing]
+    desc = ", ".join(maker.type for maker in makers) + ("" if parts == 1 else f" (shard {part}/{parts})")
+    task = MakeMaps(images, Path(mask_dir), tuple(makers), repair)
+    summary = run_job(task, todo, workers=workers, skipped=len(mine) - len(todo), desc=desc)
+    for maker, folder in zip(makers, folders):
+        if not is_complete(folder, images) and next(lacking_label_maps(folder, images), None) is None:
+            _note(folder, images, maker)
+    return summary
+
+
+def verify_masks(
+    images: ImageList,
+    mask_dir: str | Path,
+    mask_type: str,
+    *,
+    workers: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> Summary:
+    """Look through the maps of a shard, and make none.
+
+    Args:
+        mask_type: the name of the maps' folder.
+        images, mask_dir, workers, shard: as in `make_masks`.
+    Returns:
+        How many are sound, as `skipped`; its failures are maps that are missing, damaged or of another size, and images
+        that cannot be read.
+    """
+    mine = range(shard[0], len(images), shard[1])
+    return run_job(
+        CheckMap(images, Path(mask_dir), mask_type), mine, workers=workers, desc=f"{mask_type}, looked through"
+    )
+
+
+def ensure_masks(images: ImageList, mask_dir: str | Path, makers: Sequence[Maker]) -> None:
+    """Make what a run lacks, all processes together, and wait until it is there.
+
+    Disks may be shared by all nodes or each node's own: what is missing after every process did its share of the
+    whole is made once more by the processes of a node.
+
+    Raises:
+        UserError: as `make_masks`.
+    """
+    on_main(lambda: _make_folder(Path(mask_dir)))
+    local = (int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    for maker in makers:
+        _refuse_others(Path(mask_dir, maker.type, images.split), maker)
+    for shard in ((rank(), world_size()), local):
+        lacking = [maker for maker in makers if not is_complete(Path(mask_dir, maker.type, images.split), images)]
+        if lacking:
+            summary = make_masks(images, mask_dir, lacking, shard=shard)
+            for path, reason in summary.failures:
+                _log.warning("%s: no label map: %s", path, reason)
+        barrier()
+
+
+def _make_folder(mask_dir: Path) -> None:
+    with writing(mask_dir):
+        mask_dir.mkdir(parents=True, exist_ok=True)
+
+
+def _refuse_others(folder: Path, maker: Maker) -> None:
+    """Refuse maps that were made otherwise. Imported ones say so in their note; what they lack may be computed."""
+    noted = read_meta(folder).get("parameters")
+    if noted and noted != maker.parameters and "imported" not in noted:
+        raise UserError(
+            f"{folder}: its maps were made with {_words(noted)}, not with {_words(maker.parameters)}: "
+            "give another --output_dir (data.mask_dir in a config), or delete the folder"
+        )
+
+
+def _note(folder: Path, images: ImageList | None, maker: Maker) -> None:
+    noted = read_meta(folder).get("parameters", {})
+    imported = {key: value for key, value in noted.items() if key == "imported"}
+    versions = {module.__name__: module.__version__ for module in _MODULES}
+    with writing(folder):
+        write_meta(folder, images, tool="make_masks", parameters={**imported, **maker.parameters}, versions=versions)
+
+
+def _words(parameters: dict) -> str:
+    return ", ".join(f"{key} {value}" for key, value in sorted(parameters.items()))
+
+
+def _refuse_among_images(folder: Path, images: ImageList, dataset_dir: Path) -> None:
+    """Label maps among the images would be images to the next listing; only DATASET_DIR/masks is left out of it."""
+    root, folder = images.root.resolve(), folder.resolve()
+    left_out = dataset_dir.resolve() / "masks"
+    if folder.is_relative_to(root) and not (root == dataset_dir.resolve() and folder.is_relative_to(left_out)):
+        raise UserError(f"--output_dir {folder} lies among the images of {root}: give a folder beside them")
+
+
+@shows_errors
+def main(argv: list[str] | None = None) -> int:
+    """The command line; exit code 3 where an image has no sound map at the end."""
+    arguments = parse_arguments(argv, description=__doc__)
+    folder = arguments.output_dir or Path(arguments.dataset_dir, "masks")
+    # All splits are looked for before hours go into the first.
+    listings = [find_images(arguments.dataset_dir, split=one, subset=arguments.subset) for one in arguments.split]
+    for images in listings:
+        _refuse_among_images(Path(folder), images, Path(arguments.dataset_dir))
+    options = {"workers": arguments.workers, "shard": arguments.shard}
+    types, failures = chosen_types(arguments), 0
+    for images in listings:
+        if arguments.verify:
+            for one in types:
+                summary = verify_masks(images, folder, one, **options)
+                print(f"{one}, {images.split}: {summary.skipped} sound, {len(summary.failures)} not")
+                print(*summary.failure_lines(), sep="\n", end="\n" if summary.failures else "")
+                failures += len(summary.failures)
+        else:
+            makers = chosen_makers(arguments, images)
+            summary = make_masks(images, folder, makers, repair=arguments.repair, **options)
+            print(f"{', '.join(types)}, {images.split}: {summary}")
+            failures += len(summary.failures)
+    return DataError.exit_code if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
