@@ -1,6 +1,7 @@
 """The training loop of every method."""
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -145,7 +146,10 @@ def _distribute(method: nn.Module) -> nn.Module:
         return method
     # Buffers stay each process' own: a broadcast a step would cost time, and SyncBN keeps BatchNorm's equal anyway.
     # Without device_ids DDP leaves the batch alone: it would move to the GPU what is read on the host.
-    return DistributedDataParallel(method, broadcast_buffers=False, gradient_as_bucket_view=True)
+    with warnings.catch_warnings():
+        # Newer torch announces another name for this argument, but not yet one that means the same.
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+        return DistributedDataParallel(method, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def _gradients_exchanged(wrapped: nn.Module, now: bool) -> contextlib.AbstractContextManager:
