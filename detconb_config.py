@@ -10,7 +10,9 @@ from utils.sections import Common, Data, TwoNetworks
 
 class Model(TwoNetworks):
     variant: Literal["b", "s"] = Field(
-        "b", description="DetCon-B: a predictor and a target network; DetCon-S: one network, which sees both views."
+        "b",
+        description="b: DetCon-B; s: DetCon-S, one network, so that base_momentum, momentum_reference_batch and predictor "
+        "say nothing.",
     )
     fpn_channels: int | None = Field(
         None, ge=1, description="Channels of the FPN where there is one; by default C5's, as published."

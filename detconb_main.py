@@ -59,7 +59,7 @@ def make_data(config: DetConBConfig, device: torch.device) -> Loader:
     """The listing, its masks, which must be there, and batches of views."""
     settings = config.data
     images = wiring.list_images(settings)
-    mask_dir = settings.mask_dir or f"{settings.image_dir}/masks"
+    mask_dir = wiring.mask_dir(settings)
     on_main(lambda: check_label_maps(mask_dir, settings.mask_type, images))
     dataset = MaskedViews(
         images,
@@ -86,11 +86,12 @@ def make_method(config: DetConBConfig, *, momentum: Schedule) -> DetCon:
         channels = {name: trunk.levels[name].channels for name in LEVELS[LEVELS.index(level) :]}
         neck = FPN(channels, out_channels=model.fpn_channels or top, outputs=(level,))
         top = model.fpn_channels or top
-    projector, predictor = make_heads(top, model.projection, model.predictor)
+    # DetCon-S has no predictor.
+    projector, predictor = make_heads(top, model.projection, model.predictor if model.variant == "b" else None)
     return DetCon(
         trunk,
         projector,
-        predictor if model.variant == "b" else None,
+        predictor,
         neck=neck,
         level=level,
         pool_size=loss.pool_size,

@@ -70,7 +70,7 @@ def make_data(config: R2OConfig, device: torch.device) -> Loader:
     images = wiring.list_images(settings)
     mask_dir = None
     if settings.superpixels == "cached":
-        mask_dir = settings.mask_dir or f"{settings.image_dir}/masks"
+        mask_dir = wiring.mask_dir(settings)
         ensure_masks(images, mask_dir, [Slic(settings.slic_segments, settings.superpixel_size)])
     dataset = R2OViews(
         images,

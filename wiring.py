@@ -89,6 +89,11 @@ def list_images(settings: Data) -> ImageList:
     return images
 
 
+def mask_dir(settings: Data) -> str:
+    """Where label maps lie."""
+    return settings.mask_dir or f"{settings.image_dir}/masks"
+
+
 def view_spec(settings: Data) -> ViewSpec:
     """How BYOL's two views are drawn."""
     photometric = tuple(

@@ -147,9 +147,11 @@ def check_label_maps(mask_dir: str | Path, mask_type: str, images: ImageList) ->
             ["python", "-m", "tools.make_masks", "--dataset_dir", str(_dataset_dir(images)), "--split", images.split]
             + ["--output_dir", str(mask_dir), "--mask_type", mask_type]
         )
+        # What a copy or an annotation file was taken from, the folder's name does not tell.
+        hint = "" if re.match(r"(fh|slic|grid)", mask_type) else " and the options that say what they are made of"
         raise DataError(
             f"{folder}: {count} of {len(images)} images have no label map there, such as "
-            f"{', '.join(images.name(index) for index in lacking)}; make them with `{command}`"
+            f"{', '.join(images.name(index) for index in lacking)}; make them with `{command}`{hint}"
         )
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from losses.byol import unit
 from losses.detcon import detcon_loss, matched_share
 from models.momentum import make_target, update_target
-from models.pooling import draw_regions, majority_labels, pool_regions, region_masks
+from models.pooling import majority_labels, pool_regions, region_masks, sample_regions
 from models.views import by_view, fold_views, unfold_views
-from utils.distributed import all_gather, all_gather_with_grad, rank
+from utils.distributed import all_gather_rows, all_gather_with_grad, rank
 from utils.method import Output, Progress
 
 
@@ -85,7 +85,7 @@ class DetCon(nn.Module):
         else:
             with torch.no_grad():
                 target = self._project(self.target, images, region_masks(cells, target_ids))
-                targets = torch.cat(all_gather(unit(unfold_views(target))))
+                targets = all_gather_rows(unit(unfold_views(target)))
             loss = self._compare(self._predict(projection), targets, ids, target_ids)
         matched = matched_share(unfold_views(ids), unfold_views(target_ids))
         return Output({"loss": loss}, {"regions_per_view": _count_distinct(cells), "matched_regions": matched})
@@ -98,8 +98,8 @@ class DetCon(nn.Module):
     def choose_regions(self, cells: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """(V B, M) twice: labels drawn among those of a view's cells, for the online and for the target network."""
         online, other = (fold_views(numbers) for numbers in uniforms.unbind(1))
-        ids = draw_regions(cells, online)
-        return ids, ids if self.shared_regions else draw_regions(cells, other)
+        ids = sample_regions(cells, online)
+        return ids, ids if self.shared_regions else sample_regions(cells, other)
 
     def _project(self, networks: tuple[nn.Module, ...], images: Tensor, masks: Tensor) -> Tensor:
         backbone, neck, projector = networks
@@ -111,16 +111,14 @@ class DetCon(nn.Module):
 
     def _compare(self, prediction: Tensor, targets: Tensor, ids: Tensor, target_ids: Tensor) -> Tensor:
         prediction, ids, target_ids = (unfold_views(x) for x in (prediction, ids, target_ids))
-        # Similarities become exponents: low precision would blur the nearest negatives.
-        with torch.autocast(prediction.device.type, enabled=False):
-            return detcon_loss(
-                prediction,
-                targets,
-                ids,
-                target_ids,
-                temperature=self.temperature,
-                offset=rank() * len(prediction),
-            )
+        return detcon_loss(
+            prediction,
+            targets,
+            ids,
+            target_ids,
+            temperature=self.temperature,
+            offset=rank() * len(prediction),
+        )
 
 
 def _count_distinct(cells: Tensor) -> Tensor:

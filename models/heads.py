@@ -31,23 +31,26 @@ class MLP(nn.Sequential):
         return super().forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
 
 
-def make_heads(channels: int, projection: HeadSizes, predictor: HeadSizes) -> tuple[MLP, MLP]:
-    """A projector from a trunk level's channels, and a predictor from the projector's output to its like.
+def make_heads(channels: int, projection: HeadSizes, predictor: HeadSizes | None) -> tuple[MLP, MLP | None]:
+    """A projector from a trunk level's channels, and a predictor from the projector's output to its like, if one is wanted.
 
     Raises:
         ValueError: where an `input_dim` that was given is not what comes in, or the predictor's output is not comparable.
     """
-    for key, sizes, found in (("projection", projection, channels), ("predictor", predictor, projection.output_dim)):
-        if sizes.input_dim not in (None, found):
-            raise ValueError(
-                f"model.{key}.input_dim: {sizes.input_dim}, but {found} channels come in; leave the key out"
-            )
+    projector = _make_head("projection", projection, channels)
+    if predictor is None:
+        return projector, None
     if predictor.output_dim != projection.output_dim:
         raise ValueError(
             f"model.predictor.output_dim: {predictor.output_dim}, but it predicts a projection of "
             f"model.projection.output_dim = {projection.output_dim}"
         )
-    return (
-        MLP(channels, hidden_dim=projection.hidden_dim, output_dim=projection.output_dim),
-        MLP(projection.output_dim, hidden_dim=predictor.hidden_dim, output_dim=predictor.output_dim),
-    )
+    return projector, _make_head("predictor", predictor, projection.output_dim)
+
+
+def _make_head(key: str, sizes: HeadSizes, channels: int) -> MLP:
+    if sizes.input_dim not in (None, channels):
+        raise ValueError(
+            f"model.{key}.input_dim: {sizes.input_dim}, but {channels} channels come in; leave the key out"
+        )
+    return MLP(channels, hidden_dim=sizes.hidden_dim, output_dim=sizes.output_dim)

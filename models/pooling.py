@@ -63,9 +63,9 @@ def majority_labels(labels: Tensor, *, num_labels: int, size: tuple[int, int]) -
     # A table of counts is the faster way until it outgrows the pixels it is made from; this also bounds its memory.
     if num_labels <= 8 * pixels.shape[1]:
         counts = torch.zeros(len(pixels), num_labels + 1, dtype=torch.int32, device=labels.device)
-        counts.scatter_add_(1, pixels.long(), torch.ones_like(pixels, dtype=torch.int32))
+        counts.scatter_add_(1, pixels.long(), torch.ones((), dtype=torch.int32, device=labels.device).expand_as(pixels))
         return counts[:, :num_labels].argmax(1).view(len(labels), -1)
-    ordered = pixels.sort(1).values
+    ordered = pixels.int().sort(1).values
     place = torch.arange(pixels.shape[1], dtype=torch.int32, device=labels.device)
     run_start = torch.where(_starts_run(ordered), place, 0).cummax(1).values
     run_length = torch.where(ordered < num_labels, place - run_start, -1)
@@ -73,8 +73,11 @@ def majority_labels(labels: Tensor, *, num_labels: int, size: tuple[int, int]) -
 
 
 def _pixels_of_cells(labels: Tensor, *, size: tuple[int, int], padding: int) -> Tensor:
-    """(N, H, W) -> (N * h * w, K) int32: ids of the pixels of each cell, filled up with `padding` where cells differ in size."""
+    """(N, H, W) -> (N * h * w, K) ids of the pixels of each cell, filled up with `padding` where cells differ in size."""
     N, H, W = labels.shape
+    if H % size[0] == W % size[1] == 0:
+        pixels = labels.reshape(N, size[0], H // size[0], size[1], W // size[1]).transpose(2, 3)
+        return pixels.flatten(3).flatten(0, 2)
     y, y_inside = _window(H, size[0], labels.device)
     x, x_inside = _window(W, size[1], labels.device)
     pixels = labels.index_select(1, y.flatten()).index_select(2, x.flatten()).int()
@@ -97,7 +100,7 @@ def _starts_run(ordered: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(ordered[:, :1], dtype=torch.bool), ordered[:, 1:] != ordered[:, :-1]], dim=1)
 
 
-def draw_regions(cells: Tensor, uniforms: Tensor) -> Tensor:
+def sample_regions(cells: Tensor, uniforms: Tensor) -> Tensor:
     """Regions drawn with replacement, each region of an image as likely as any other, however small.
 
     Args:

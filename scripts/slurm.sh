@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# R2O on a SLURM cluster: sbatch scripts/slurm.sh [CONFIG] [KEY=VALUE ...]
+# Pretraining on a SLURM cluster: sbatch scripts/slurm.sh [METHOD/CONFIG] [KEY=VALUE ...]
 # Two minutes before the time is up, or when the job is preempted, the run saves itself and ends with code 75; the job then queues
 # itself again and goes on. Adjust nodes, GPUs and time to your cluster; the config needs no change.
-#SBATCH --job-name=r2o
+#SBATCH --job-name=pretrain
 #SBATCH --nodes=16
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
@@ -14,9 +14,11 @@
 set -uo pipefail
 
 config=${1:-r2o/imagenet_300ep}
+method=${config%%/*}
 shift || true
 # One task a GPU: every process gets its rank and the signal from srun itself, and finds the others by SLURM's variables.
-srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" .venv/bin/python r2o_main.py --cfg "$config" --resume auto --out "runs/r2o/$SLURM_JOB_ID" ${1:+--set "$@"}
+srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" .venv/bin/python "${method}_main.py" --cfg "$config" \
+  --resume auto --out "runs/$method/$SLURM_JOB_ID" ${1:+--set "$@"}
 code=$?
 # 75 is "resume me", but the first process to leave makes srun kill the others, whose codes may win. Done (0), wrong use (2), bad
 # data (3) and divergence (4) would only come again.

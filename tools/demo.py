@@ -13,6 +13,8 @@ from PIL import Image
 from evaluation.probes import format_comparisons
 from tools.pictures import story
 from tools.probe import probe_run
+from utils.cli import shows_errors
+from utils.config import find_config
 from utils.files import write_json
 
 DATA = Path("demo_data")
@@ -21,6 +23,7 @@ _MASKS = ["tools.make_masks", "--mask_type", "fh", "--scales", "200", "--min_siz
 BEFORE = {"detconb": [*_MASKS, "--dataset_dir", str(DATA), "--split", "train", "val"]}
 
 
+@shows_errors
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", default="r2o", help="which METHOD_main.py to run")
@@ -28,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     name = "demo_long" if arguments.long else "demo"
     run = Path("runs") / name / arguments.method
+    find_config(name, method=arguments.method)
     if arguments.method in BEFORE:
         print(f"Making masks: python -m {' '.join(BEFORE[arguments.method])}")
         code = run_python("-m", *BEFORE[arguments.method])

@@ -102,7 +102,7 @@ class SampledMaskPictures:
 def mask_row(photo: np.ndarray, labels: np.ndarray, sampled: np.ndarray) -> np.ndarray:
     """(TILE, 3 TILE, 3) uint8: a view (H, W, 3), its masks, and its grid's cells in the colours of the drawn regions."""
     photo = resize(photo)
-    return stack([photo, draw_regions(photo, resize(labels)), draw_regions(photo, resize(sampled))], axis=1)
+    return stack([photo, paint_regions(photo, resize(labels)), paint_regions(photo, resize(sampled))], axis=1)
 
 
 def spread(count: int, total: int) -> np.ndarray:
@@ -113,7 +113,7 @@ def spread(count: int, total: int) -> np.ndarray:
 def region_row(photo: np.ndarray, superpixels: np.ndarray, regions: np.ndarray) -> np.ndarray:
     """(TILE, 3 TILE, 3) uint8: a photo (H, W, 3), its superpixels' borders and its regions; the maps may have any size."""
     photo = resize(photo)
-    return stack([photo, draw_borders(photo, resize(superpixels)), draw_regions(photo, resize(regions))], axis=1)
+    return stack([photo, draw_borders(photo, resize(superpixels)), paint_regions(photo, resize(regions))], axis=1)
 
 
 def draw_borders(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -123,7 +123,7 @@ def draw_borders(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return drawn
 
 
-def draw_regions(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def paint_regions(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The photo's brightness in one colour a label, white lines between; negative labels stay grey."""
     palette = np.array([(0.6, 0.6, 0.6), *(colour(i) for i in range(max(int(labels.max()), 0) + 1))])
     brightness = photo.mean(-1, keepdims=True) / 255

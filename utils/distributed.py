@@ -104,15 +104,19 @@ def broadcast_object(obj: Any) -> Any:
 
 
 def on_main(function: Callable[[], Any]) -> Any:
-    """What `function` returns on rank 0, on every rank; a UserError there is raised on every rank, so that none waits."""
+    """What `function` returns on rank 0, on every rank; an error there is raised on every rank, so that none waits."""
     outcome = None
     if is_main():
         try:
             outcome = function()
         except UserError as error:
             outcome = error
+        except Exception as error:
+            # Others may lack what it takes to unpickle any other error; its text says enough to them.
+            broadcast_object(RuntimeError(f"rank 0: {type(error).__name__}: {error}"))
+            raise
     outcome = broadcast_object(outcome)
-    if isinstance(outcome, UserError):
+    if isinstance(outcome, Exception):
         raise outcome
     return outcome
 
@@ -146,6 +150,16 @@ def all_gather(tensor: Tensor) -> list[Tensor]:
     return gathered
 
 
+def all_gather_rows(tensor: Tensor) -> Tensor:
+    """Every rank's rows (N, ...), in rank order, as one tensor (W N, ...) without gradient, held once."""
+    tensor = tensor.detach().contiguous()
+    if world_size() == 1:
+        return tensor
+    gathered = tensor.new_empty(world_size() * len(tensor), *tensor.shape[1:])
+    dist.all_gather_into_tensor(gathered, tensor, group=_group_for(tensor))
+    return gathered
+
+
 def all_gather_with_grad(tensor: Tensor) -> Tensor:
     """Every rank's rows, in rank order, with gradient.
 
@@ -161,7 +175,7 @@ def all_gather_with_grad(tensor: Tensor) -> Tensor:
 class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tensor: Tensor) -> Tensor:
-        return torch.cat(all_gather(tensor))
+        return all_gather_rows(tensor)
 
     @staticmethod
     @once_differentiable

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.pooling import draw_regions, majority_labels, pool_regions, region_masks
+from models.pooling import majority_labels, pool_regions, region_masks, sample_regions
 from tests.losses.allocations import Allocations
 from tests.paths import REFERENCE
 
@@ -72,7 +72,7 @@ def test_majority_labels_take_every_type_of_id(dtype):
 def test_drawn_regions_are_every_one_present_and_none_other_equally_often(reference):
     cells = reference["pooled_id_7"].long()
     uniforms = torch.rand(4, 8000, generator=torch.Generator().manual_seed(0))
-    drawn = draw_regions(cells, uniforms)
+    drawn = sample_regions(cells, uniforms)
     counts = torch.zeros(4, 256).scatter_add_(1, drawn, torch.ones(4, 8000))
     assert torch.equal(counts > 0, reference["exists"])
     assert torch.equal(reference["sample_counts_8000"] > 0, reference["exists"])
@@ -84,14 +84,14 @@ def test_drawn_regions_are_every_one_present_and_none_other_equally_often(refere
 def test_a_uniform_picks_its_share_of_the_ids_in_rising_order():
     cells = torch.tensor([[9, 2, 9, 9, 500, 2], [4, 4, 4, 4, 4, 4]])
     uniforms = torch.tensor([0.0, 0.333, 0.334, 0.666, 0.667, 0.999])
-    drawn = draw_regions(cells, uniforms.expand(2, -1))
+    drawn = sample_regions(cells, uniforms.expand(2, -1))
     assert drawn.tolist() == [[2, 2, 9, 9, 500, 500], [4] * 6]
 
 
 def test_the_largest_uniforms_still_pick_an_id():
     cells = torch.arange(3000)[None]
     below_one = torch.tensor(1.0).nextafter(torch.tensor(0.0))
-    assert draw_regions(cells, torch.stack([below_one, torch.tensor(1.0)])[None]).tolist() == [[2999, 2999]]
+    assert sample_regions(cells, torch.stack([below_one, torch.tensor(1.0)])[None]).tolist() == [[2999, 2999]]
 
 
 def test_masks_and_pooled_features_of_drawn_regions_match_the_release(reference):

@@ -4,9 +4,10 @@ import torch
 from PIL import Image
 
 from models.backbone import make_trunk
+from models.detconb import DetCon
 from models.heads import MLP
 from models.r2o import R2O
-from tools.pictures import TILE, RegionPictures, colour, draw_regions, region_row, story
+from tools.pictures import TILE, RegionPictures, SampledMaskPictures, colour, paint_regions, region_row, story
 from utils.method import Progress
 
 
@@ -80,7 +81,7 @@ def test_each_label_has_its_own_colour_and_borders_are_white():
     assert len({colour(label) for label in range(128)}) == 128
     labels = np.zeros((10, 10), np.int64)
     labels[:, 5:] = 1
-    drawn = draw_regions(np.full((10, 10, 3), 128, np.uint8), labels)
+    drawn = paint_regions(np.full((10, 10, 3), 128, np.uint8), labels)
     assert (drawn[:, 4:6] == 255).all() and (drawn[0, 0] != drawn[0, 9]).any()
 
 
@@ -92,3 +93,49 @@ def test_a_story_shows_photo_and_superpixels_once(tmp_path):
     assert [int(sheet[0, column * (TILE + 4), 0]) for column in range(5)] == [0, 0, 0, 4, 8]
     with pytest.raises(SystemExit, match="no regions"):
         story(tmp_path / "nowhere")
+
+
+class MaskedPair(torch.utils.data.Dataset):
+    """A white image with four labels, a quarter each, and its mirror; every number draws the first or the last label."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        labels = torch.arange(4, dtype=torch.uint8).view(2, 2).repeat_interleave(16, 0).repeat_interleave(16, 1)
+        return {
+            "images": torch.full((2, 3, 32, 32), 255, dtype=torch.uint8),
+            "labels": torch.stack([labels, labels.flip(1)]),
+            "uniforms": torch.tensor([0.0, 0.99]).expand(2, 2, 2),
+            "unreadable": [],
+        }
+
+
+def test_sampled_masks_are_painted_on_both_views():
+    trunk = make_trunk("resnet_tiny", width=4)
+    model = DetCon(trunk, MLP(32, hidden_dim=8, output_dim=4), None, pool_size=4, momentum=lambda progress: 0.9)
+    log = Log()
+    SampledMaskPictures(MaskedPair(), count=2).draw(model, 5, Progress(7, 10, 0), log)
+    ((step, name, sheet),) = log.drawn
+    assert (step, name) == (7, "masks")
+    assert sheet.shape == (2 * TILE + 4, 6 * TILE + 5 * 4, 3)
+
+    def colours(column: int) -> list[tuple[int, ...]]:
+        """Of the four quarters' centres, row by row."""
+        left = column * (TILE + 4)
+        places = [(y, x) for y in (TILE // 4, 3 * TILE // 4) for x in (TILE // 4, 3 * TILE // 4)]
+        return [tuple(sheet[y, left + x].tolist()) for y, x in places]
+
+    a, b, c, d = (tuple(int(255 * channel) for channel in colour(label)) for label in range(4))
+    grey = (153, 153, 153)
+    white = (255, 255, 255)
+    assert colours(0) == colours(3) == [white] * 4
+    assert colours(1) == [a, b, c, d] and colours(4) == [b, a, d, c]
+    assert colours(2) == [a, grey, grey, d] and colours(5) == [grey, a, d, grey]
+
+
+def test_sampled_masks_of_a_resumed_epoch_are_not_drawn_again():
+    log = Log()
+    log.has_picture = lambda step, name: (step, name) == (7, "masks")
+    SampledMaskPictures(MaskedPair(), count=2).draw(None, 5, Progress(7, 10, 0), log)
+    assert log.drawn == []

@@ -1,0 +1,44 @@
+import pytest
+
+from detconb_config import DetConBConfig
+from tools import demo
+from tools.mask_options import chosen_types, parse_arguments
+from utils.config import find_config, load_config
+
+
+@pytest.fixture
+def ran(monkeypatch, tmp_path) -> list[tuple[str, ...]]:
+    """What the demo would run, with a probe that takes no time."""
+    commands = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "run_python", lambda *arguments: commands.append(arguments) or 0)
+    monkeypatch.setattr(demo, "probe_run", lambda run, data: run.mkdir(parents=True) or {})
+    monkeypatch.setattr(demo, "format_comparisons", lambda comparisons: "figures")
+    return commands
+
+
+def test_detcon_makes_its_masks_first(ran, capsys):
+    assert demo.main(["--method", "detconb"]) == 0
+    masks, training = ran
+    assert masks[:2] == ("-m", "tools.make_masks") and training[0] == "detconb_main.py"
+    assert training[training.index("--cfg") + 1] == "detconb/demo"
+    config, _ = load_config(find_config("demo", method="detconb"), DetConBConfig)
+    assert chosen_types(parse_arguments(list(masks[2:]), description="")) == [config.data.mask_type]
+    assert "figures" in capsys.readouterr().out
+
+
+def test_r2o_needs_none(ran):
+    assert demo.main([]) == 0
+    assert [command[0] for command in ran] == ["r2o_main.py"]
+
+
+def test_a_failure_ends_the_demo_with_its_code(ran, monkeypatch):
+    monkeypatch.setattr(demo, "run_python", lambda *arguments: ran.append(arguments) or 3)
+    assert demo.main(["--method", "detconb"]) == 3
+    assert len(ran) == 1
+
+
+def test_an_unknown_method_or_length_is_refused_before_anything_runs(ran, capsys):
+    assert demo.main(["--method", "detconb", "--long"]) == 2
+    assert demo.main(["--method", "nothing"]) == 2
+    assert ran == [] and "demo_long" in capsys.readouterr().err
