@@ -42,9 +42,14 @@ class Coco:
         if entry is None:
             raise MaskError(f"{self.annotations}: names no such image")
         (height, width), objects = entry
-        labels = np.zeros((height, width), dtype=np.int32)
-        for category, segmentation in sorted(objects, key=lambda entry: entry[0]):
-            labels[_decode(segmentation, height, width)] = category
+        try:
+            labels = np.zeros((height, width), dtype=np.int32)
+            for category, segmentation in sorted(objects, key=lambda entry: entry[0]):
+                labels[_decode(segmentation, height, width)] = category
+        # An object that is not as COCO describes makes pycocotools raise nearly anything.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise MaskError(f"{self.annotations}: {name}: no objects of COCO's kind: {reason}") from error
         return labels
 
 
@@ -52,6 +57,8 @@ def _decode(segmentation: list | dict, height: int, width: int) -> np.ndarray:
     """(H, W) bool of polygons, or of run lengths, compressed or not."""
     if isinstance(segmentation, list):
         runs = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    elif list(segmentation["size"]) != [height, width]:
+        raise ValueError(f"runs of size {segmentation['size']} where {[height, width]} is needed")
     elif isinstance(segmentation["counts"], list):
         runs = coco_mask.frPyObjects(segmentation, height, width)
     else:

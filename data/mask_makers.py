@@ -184,12 +184,16 @@ class Ground:
         path = Path(self.folder, self.template.replace("{stem}", str(Path(name).with_suffix(""))))
         try:
             with Image.open(path) as labels:
-                if len(labels.getbands()) > 1 or labels.mode == "F":
-                    raise MaskError(f"{path}: {labels.mode} pixels, but labels are a palette's indices or integers")
+                mode, bands = labels.mode, len(labels.getbands())
                 # A palette's indices, not its colours.
                 values = np.asarray(labels)
-        except OSError as error:
-            raise MaskError(f"{path}: {error.strerror or error}") from error
+        # As in `read_image`: damaged files make PIL raise nearly anything.
+        except Exception as error:
+            raise MaskError(
+                f"{path}: {getattr(error, 'strerror', None) or str(error) or type(error).__name__}"
+            ) from error
+        if bands > 1 or mode == "F":
+            raise MaskError(f"{path}: {mode} pixels, but labels are a palette's indices or integers")
         return values.astype(np.uint8) if values.dtype == bool else values
 
 

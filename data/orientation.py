@@ -22,13 +22,18 @@ def upright_shape(path: str | Path) -> tuple[int, int]:
 
 
 def read_orientation(path: str | Path) -> tuple[tuple[int, int], int] | None:
-    """((H, W) of the stored pixels, EXIF orientation 1 to 8); None where the header does not tell."""
+    """((H, W) of the stored pixels, orientation 1 to 8, as EXIF counts them); None where the header does not tell."""
     try:
         with Image.open(path) as image:
             # PIL turns TIFFs itself, and gives their header as if turned, or not, depending on its version.
             if image.format == "TIFF":
                 return None
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            exif = image.getexif()
+            # PIL takes from XMP what EXIF lacks; OpenCV, which `read_image` reads JPEGs with, does not.
+            if image.format in ("JPEG", "MPO"):
+                exif = Image.Exif()
+                exif.load(image.info.get("exif", b""))
+            orientation = exif.get(ExifTags.Base.Orientation, 1)
             return (image.height, image.width), orientation if orientation in range(1, 9) else 1
     # As in `read_image`: damaged files make PIL raise nearly anything.
     except Exception:

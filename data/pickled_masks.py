@@ -1,43 +1,16 @@
-"""The masks of the published DetCon-B: one pickle an image, read without running what a pickle may ask for."""
+"""The masks of the published DetCon-B: one pickle an image."""
 
-import io
-import pickle
-import re
-from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from data.listing import ImageList
 from data.mask_makers import MaskError
 from data.orientation import read_orientation, turn_upright
+from data.safe_pickle import load_pickle
 from utils.errors import DataError
-
-
-class UnsafePickle(DataError):
-    """A pickle that asks for more than arrays, tensors, lists and text need; names the file and what it asks for."""
-
-
-def load_pickle(path: str | Path) -> object:
-    """Read a pickle of plain values, NumPy arrays and PyTorch tensors; nothing that it names is run.
-
-    Raises:
-        UnsafePickle: it names anything else.
-        DataError: no such file, or no whole pickle.
-    """
-    try:
-        with open(path, "rb") as file:
-            return _Unpickler(file).load()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    except _Refused as refused:
-        raise UnsafePickle(f"{path}: refused, since it asks for {refused}, which no mask needs") from None
-    # A damaged pickle makes nearly anything fail, from the unpickler to the tensor's own checks.
-    except Exception as error:
-        raise DataError(f"{path}: no whole pickle of a mask: {type(error).__name__}: {error}") from error
 
 
 def read_mask_pickle(path: str | Path) -> np.ndarray:
@@ -49,8 +22,6 @@ def read_mask_pickle(path: str | Path) -> np.ndarray:
         UnsafePickle, DataError: as `load_pickle`, or it holds something else.
     """
     mask = load_pickle(path)
-    if isinstance(mask, torch.Tensor):
-        mask = mask.numpy()
     if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "iu":
         kind = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
         raise DataError(f"{path}: {kind} where a tensor of integers is expected")
@@ -146,46 +117,3 @@ def _listed_folders(list_file: Path) -> tuple[Path, ...]:
 
 def _first_folder(folder: Path, beside: Path) -> Path | None:
     return next((place for place in (folder, beside / folder.name) if place.is_dir()), None)
-
-
-class _Refused(Exception):
-    """The global that a pickle asked for."""
-
-
-def _rebuild_tensor(storage: torch.Tensor, offset: int, size: tuple, stride: tuple, *rest: object) -> torch.Tensor:
-    """A tensor of a stored row of values; PyTorch checks that it stays within."""
-    return storage.as_strided(size, stride, offset)
-
-
-def _load_storage(data: bytes) -> torch.Tensor:
-    """The values of a storage as a row. PyTorch's own function reads these bytes as an unrestricted pickle."""
-    try:
-        storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        raise _Refused(named[1] if named else "more than a tensor's values") from None
-    return torch.empty(0, dtype=storage.dtype).set_(storage)
-
-
-# What NumPy itself names when it pickles; NumPy 2 calls numpy.core numpy._core.
-_NUMPY = {
-    "multiarray._reconstruct": np.empty(1).__reduce__()[0],
-    "multiarray.scalar": np.int64(1).__reduce__()[0],
-    "numeric._frombuffer": np.empty(1).__reduce_ex__(5)[0],
-}
-_ALLOWED: dict[str, Callable] = {
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-    **{f"numpy.{core}.{name}": function for core in ("core", "_core") for name, function in _NUMPY.items()},
-    "collections.OrderedDict": OrderedDict,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-    "torch.storage._load_from_bytes": _load_storage,
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Callable:
-        try:
-            return _ALLOWED[f"{module}.{name}"]
-        except KeyError:
-            raise _Refused(f"{module}.{name}") from None

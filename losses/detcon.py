@@ -41,7 +41,8 @@ def detcon_loss(
 
     Memory, at 4,096 images of 2 x 16 regions over 128 processes: the gathered targets are 131,072 x 256 float32, 134 MB.
     A process' 1,024 rows of logits would be 537 MB, and as much again for their softmax, its logarithm and gradients;
-    `log_sum_exp` holds 128 rows at a time, 67 MB, and keeps 1,024 x 256 for the gradient, 1 MB.
+    `log_sum_exp` holds 128 rows at a time, 67 MB, and keeps 1,024 x 256 for the gradient, 1 MB. DetCon-S adds the gradient of
+    the targets, 134 MB, and the copy of it that is summed over processes, as much again.
     """
     B, V, M, D = prediction.shape
     assert offset + B <= len(targets), "the targets hold this process' images"

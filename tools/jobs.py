@@ -15,6 +15,7 @@ import cv2
 import torch
 
 from data.images import UnreadableImage
+from utils.cli import positive
 from utils.errors import UserError
 from utils.progress import ProgressBar
 
@@ -116,7 +117,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --workers and --shard; the latter is by default this process' place under torchrun, else everything."""
     place = f"{os.environ.get('RANK', 0)}/{os.environ.get('WORLD_SIZE', 1)}"
-    parser.add_argument("--workers", type=int, help="processes; by default all cores")
+    parser.add_argument("--workers", type=positive, help="processes; by default all cores")
     parser.add_argument("--shard", type=parse_shard, default=place, metavar="i/n", help="do the i-th of n parts")
 
 

@@ -1,6 +1,6 @@
 """Make the label maps of a split's images once: segments, superpixels, grids, or copies of human ones.
 
-    python -m tools.make_masks --dataset_dir DIR --mask_type fh [--split train val]
+    python -m tools.make_masks --dataset_dir DIR [--mask_type fh] [--split train val]
 
 All cores; again after a kill, it goes on; under torchrun, or with --shard i/n, each process does its part.
 """
@@ -18,7 +18,7 @@ import skimage
 
 from data.label_maps import is_complete, lacking_label_maps, missing_label_maps, read_meta, write_meta
 from data.listing import ImageList, find_images
-from data.mask_makers import Maker
+from data.mask_makers import Maker, maker_of
 from tools.jobs import Summary, run_job
 from tools.mask_options import chosen_makers, chosen_types, parse_arguments
 from tools.mask_tasks import CheckMap, MakeMaps, writing
@@ -59,21 +59,21 @@ def make_masks(
         raise UserError(f"two of the same type: {', '.join(maker.type for maker in makers)}")
     for maker, folder in zip(makers, folders):
         _refuse_others(folder, maker)
-        # Before the first map, so that a job that was stopped is told from another one.
-        if not read_meta(folder):
-            _note(folder, None, maker)
     part, parts = shard
     mine = range(part, len(images), parts)
-    todo = list(mine)
-    if not repair:
-        missing = set().union(*(missing_label_maps(folder, images) for folder in folders))
-        todo = [index for index in mine if index in missing]
+    todo = set()
+    for maker, folder in zip(makers, folders):
+        missing = set(mine) if repair else set(missing_label_maps(folder, images)).intersection(mine)
+        # Before the first map, so that a job that was stopped is told from another one.
+        if missing and not maker.parameters.items() <= _noted(folder).items():
+            _note(folder, None, {**_noted(folder), **maker.parameters})
+        todo |= missing
     desc = ", ".join(maker.type for maker in makers) + ("" if parts == 1 else f" (shard {part}/{parts})")
     task = MakeMaps(images, Path(mask_dir), tuple(makers), repair)
-    summary = run_job(task, todo, workers=workers, skipped=len(mine) - len(todo), desc=desc)
+    summary = run_job(task, sorted(todo), workers=workers, skipped=len(mine) - len(todo), desc=desc)
     for maker, folder in zip(makers, folders):
         if not is_complete(folder, images) and next(lacking_label_maps(folder, images), None) is None:
-            _note(folder, images, maker)
+            _note(folder, images, _noted(folder) or maker.parameters)
     return summary
 
 
@@ -128,21 +128,34 @@ def _make_folder(mask_dir: Path) -> None:
 
 
 def _refuse_others(folder: Path, maker: Maker) -> None:
-    """Refuse maps that were made otherwise. Imported ones say so in their note; what they lack may be computed."""
-    noted = read_meta(folder).get("parameters")
-    if noted and noted != maker.parameters and "imported" not in noted:
+    """Refuse maps that were made otherwise; what imported ones lack may be computed, as their type's name says."""
+    noted = _noted(folder)
+    imported = {key: value for key, value in noted.items() if key == "imported"}
+    computed = {key: value for key, value in noted.items() if key != "imported"}
+    may_fill_up = noted == imported and _is_computed(maker)
+    if noted and maker.parameters not in (imported, computed) and not may_fill_up:
         raise UserError(
             f"{folder}: its maps were made with {_words(noted)}, not with {_words(maker.parameters)}: "
             "give another --output_dir (data.mask_dir in a config), or delete the folder"
         )
 
 
-def _note(folder: Path, images: ImageList | None, maker: Maker) -> None:
-    noted = read_meta(folder).get("parameters", {})
-    imported = {key: value for key, value in noted.items() if key == "imported"}
+def _is_computed(maker: Maker) -> bool:
+    """Whether the folder's name alone tells how the maps are made."""
+    try:
+        return maker_of(maker.type) == maker
+    except UserError:
+        return False
+
+
+def _noted(folder: Path) -> dict:
+    return read_meta(folder).get("parameters", {})
+
+
+def _note(folder: Path, images: ImageList | None, parameters: dict) -> None:
     versions = {module.__name__: module.__version__ for module in _MODULES}
     with writing(folder):
-        write_meta(folder, images, tool="make_masks", parameters={**imported, **maker.parameters}, versions=versions)
+        write_meta(folder, images, tool="make_masks", parameters=parameters, versions=versions)
 
 
 def _words(parameters: dict) -> str:

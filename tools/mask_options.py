@@ -29,8 +29,8 @@ def parse_arguments(argv: list[str] | None, *, description: str) -> argparse.Nam
     parser.add_argument("--output_dir", help="maps go to OUTPUT_DIR/TYPE/SPLIT; by default to DATASET_DIR/masks")
     parser.add_argument(
         "--mask_type",
-        required=True,
-        help=f"{', '.join(_OPTIONS)}; or a folder's name, such as fh_s500_m100, slic100_224",
+        default="fh",
+        help=f"fh by default; {', '.join(_OPTIONS)}; or a folder's name, such as fh_s500_m100, slic100_224",
     )
     parser.add_argument("--split", nargs="+", default=["train"])
     parser.add_argument("--subset", help="as data.subset in a config")

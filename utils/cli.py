@@ -33,7 +33,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         help="override keys, such as optimizer.base_lr=0.2 data.train_batch_size=64",
     )
     parser.add_argument("--resume", metavar="auto|PATH", help="continue a run: `auto`, its folder, or a checkpoint")
-    parser.add_argument("--max_steps", type=_positive, help="stop after this many steps in all, with a checkpoint")
+    parser.add_argument("--max_steps", type=positive, help="stop after this many steps in all, with a checkpoint")
     parser.add_argument("--out", metavar="DIR", help="the run's folder; by default runs/METHOD/TIME")
     parser.add_argument(
         "--deterministic", action="store_true", help="repeatable kernels on a GPU; warns of operations that have none"
@@ -95,6 +95,14 @@ def shows_errors(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     return guarded
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1, as a command line gives it."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
+    return value
+
+
 def _load(method: str, schema: type[Schema], arguments: argparse.Namespace) -> tuple[Schema, list[str]]:
     try:
         return load_config(find_config(arguments.cfg, method=method), schema, overrides=arguments.overrides)
@@ -110,10 +118,3 @@ def _choose_kernels(deterministic: bool) -> None:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
-    return value

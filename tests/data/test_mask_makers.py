@@ -1,4 +1,7 @@
+import io
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -114,6 +117,19 @@ def test_ground_names_a_missing_and_a_coloured_label_image(tmp_path, photo):
         Ground(str(tmp_path))(photo, "a.jpg")
 
 
+def test_ground_names_a_label_image_that_is_damaged_in_the_middle(tmp_path, photo):
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 30), np.uint8)).save(stream, "PNG")
+    data = stream.getvalue()
+    begin = data.index(b"IDAT")
+    part = data[begin : begin + 104]
+    # A chunk of no known kind between two of pixels: PIL raises a SyntaxError.
+    part = struct.pack(">I", 100) + part + struct.pack(">I", zlib.crc32(part)) + b"\0\0\0\4\1\2\3\4"
+    (tmp_path / "a.png").write_bytes(data[: begin - 4] + part + data[begin + 104 :])
+    with pytest.raises(MaskError, match=r"a\.png: broken PNG file"):
+        Ground(str(tmp_path))(photo, "a.jpg")
+
+
 @pytest.mark.parametrize("name", ["voc_2012", "a/b", "", ".hidden"])
 def test_a_name_for_ground_that_would_be_misread_is_refused(name):
     with pytest.raises(UserError, match="the name"):
@@ -160,6 +176,20 @@ def test_coco_gives_each_pixel_the_largest_category_over_it(tmp_path, photo):
     assert np.array_equal(Coco(path)(photo, "folder/b.jpg"), np.zeros((5, 6)))
     with pytest.raises(MaskError, match="no such image"):
         Coco(path)(photo, "c.jpg")
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [None, [], [[]], [["a"]], [[0, 0, 1]], [None], {}, {"counts": None, "size": [20, 30]}, 7]
+    + [{"counts": [600], "size": [30, 20]}, {"counts": [6], "size": [2, 3]}],
+    ids=str,
+)
+def test_a_malformed_object_is_a_failure_of_its_image_alone(tmp_path, photo, segmentation):
+    bad = {"image_id": 7, "category_id": 3, "segmentation": segmentation}
+    path = write_coco(tmp_path / "instances.json", [bad])
+    with pytest.raises(MaskError, match=r"instances\.json: a\.jpg: no objects of COCO's kind"):
+        Coco(path)(photo, "a.jpg")
+    assert np.array_equal(Coco(path)(photo, "folder/b.jpg"), np.zeros((5, 6)))
 
 
 def test_missing_or_other_annotations_are_refused_at_once(tmp_path):

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from data.images import UnreadableImage, read_image
 from data.orientation import read_orientation, turn_upright, upright_shape
@@ -20,6 +20,22 @@ def test_shape_and_turning_are_those_of_the_image_as_it_is_read(tmp_path, name, 
     pixels = save_turned(tmp_path / name, orientation)
     if not name.endswith("tif"):
         assert read_orientation(tmp_path / name) == (pixels.shape, orientation)
+    assert upright_shape(tmp_path / name) == read_image(tmp_path / name).shape[:2]
+
+
+@pytest.mark.parametrize("exif", [None, 3])
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.mpo"])
+def test_xmps_orientation_counts_where_it_does_as_the_image_is_read(tmp_path, name, exif):
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    options = {"pnginfo": text} if name == "a.png" else {"xmp": xmp}
+    if exif:
+        options["exif"] = Image.Exif()
+        options["exif"][0x112] = exif
+    image = Image.new("RGB", (12, 9))
+    more = {"save_all": True, "append_images": [image]} if name == "a.mpo" else {}
+    image.save(tmp_path / name, **options, **more)
     assert upright_shape(tmp_path / name) == read_image(tmp_path / name).shape[:2]
 
 

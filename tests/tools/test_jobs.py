@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from data.images import UnreadableImage
-from tools.jobs import Interrupted, ItemFailed, Summary, available_cores, parse_shard, run_job
+from tools.jobs import Interrupted, ItemFailed, Summary, add_job_arguments, available_cores, parse_shard, run_job
 from utils.errors import UserError
 
 
@@ -70,6 +70,15 @@ def test_a_long_list_of_failures_is_cut():
 def test_a_shard_that_does_not_exist_is_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match="i/n"):
         parse_shard(text)
+
+
+def test_workers_are_counted_from_one():
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_job_arguments(parser)
+    assert parser.parse_args(["--workers", "2"]).workers == 2 and parser.parse_args([]).workers is None
+    for text in ("0", "-2", "many"):
+        with pytest.raises(argparse.ArgumentError, match="--workers"):
+            parser.parse_args([f"--workers={text}"])
 
 
 def test_processes_of_one_launcher_share_the_cores(monkeypatch):

@@ -9,7 +9,7 @@ from PIL import Image
 from data.images import read_image
 from data.label_maps import is_complete, label_map_path, read_label_map, read_meta
 from data.listing import find_images
-from data.mask_makers import FH, Grid, Slic
+from data.mask_makers import FH, Grid, Ground, MaskError, Slic
 from tools import make_masks as tool
 from tools import mask_tasks
 from tools.make_masks import ensure_masks, make_masks, verify_masks
@@ -138,6 +138,49 @@ def test_maps_made_otherwise_are_refused_even_of_a_stopped_job(folder):
         with pytest.raises(UserError, match="start 0"):
             ensure_masks(images, folder / "masks", [Numbered(7)])
     assert is_complete(folder / "masks" / "numbered" / "train", images)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Stands for published masks, of which 6.png and 7.png have none."""
+
+    source: str = "pickles"
+    type = FINE.type
+
+    @property
+    def parameters(self):
+        return {"imported": self.source}
+
+    def __call__(self, image, name):
+        if name in ("6.png", "7.png"):
+            raise MaskError(f"{name}: none")
+        return np.zeros(image.shape[:2], int)
+
+
+def test_an_imported_folder_notes_what_is_computed_before_the_first_map(folder, monkeypatch):
+    make(folder, Imported())
+    note = map_path(folder, "").parent
+    noted = []
+    monkeypatch.setattr(mask_tasks, "write_label_map", lambda path, labels: noted.append(read_meta(note)["parameters"]))
+    both = {"imported": "pickles", **FINE.parameters}
+    # One of two missing maps: the listing is not complete.
+    make(folder, FINE, shard=(6, 8))
+    assert noted == [both] and read_meta(note)["parameters"] == both
+    assert not is_complete(note, find_images(folder))
+
+
+def test_an_imported_folder_takes_only_maps_of_its_own_type(folder):
+    make(folder, Imported())
+    others = [Ground(str(folder), type=FINE.type), Imported("other pickles")]
+    for filled in (False, True):
+        for other in others:
+            with pytest.raises(UserError, match="its maps were made with imported pickles"):
+                make(folder, other)
+        if not filled:
+            make(folder, FINE, shard=(6, 8))
+            others = [Ground(str(folder), type=FINE.type)]
+    assert make(folder, Imported()).skipped == 7
+    assert make(folder, FINE).done == 1
 
 
 def test_superpixels_of_the_earlier_tool_go_on(folder):

@@ -74,10 +74,19 @@ def test_the_command_converts_published_pickles_and_goes_on(folder, capsys):
     assert command(folder, "--mask_type", "fh", "--import_pickles", str(pickles)) == 3
     assert "0 made, 7 there already, 1 failed" in capsys.readouterr().out
     assert read_label_map(map_path(folder, "2.png", "fh"))[0, :2].tolist() == [1, 0]
+    # With nothing to compute, nothing computed is noted.
+    note = folder / "masks" / "fh" / "train"
+    (folder / "subset.txt").write_text("0.png\n1.png\n")
+    assert command(folder, "--mask_type", "fh", "--subset", str(folder / "subset.txt")) == 0
+    assert read_meta(note)["parameters"].keys() == {"imported"}
     # What was not published may be computed, and the note still says where the rest is from.
     assert command(folder, "--mask_type", "fh") == 0
     assert "1 made, 7 there already" in capsys.readouterr().out
-    assert {"imported", "scale"} <= read_meta(folder / "masks" / "fh" / "train")["parameters"].keys()
+    assert {"imported", "scale"} <= read_meta(note)["parameters"].keys()
+    # The rest of the import may follow too.
+    capsys.readouterr()
+    assert command(folder, "--mask_type", "fh", "--import_pickles", str(pickles)) == 0
+    assert {"imported", "scale"} <= read_meta(note)["parameters"].keys()
 
 
 def test_the_command_writes_no_maps_among_the_images(folder, caplog, capsys):
@@ -130,6 +139,18 @@ def test_the_command_refuses_options_that_mean_nothing(folder, options, message,
 def test_the_command_names_wrong_values(folder, options, message, caplog):
     assert command(folder, *options.split()) == 2
     assert message in caplog.text
+
+
+def test_segments_by_fh_are_the_default(folder, capsys):
+    assert command(folder) == 0
+    assert "fh, train: 8 made" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workers", ["0", "-2"])
+def test_the_command_wants_at_least_one_worker(folder, workers, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--dataset_dir", str(folder), "--mask_type", "grid", "--workers", workers])
+    assert caught.value.code == 2 and f"--workers: {workers}: must be at least 1" in capsys.readouterr().err
 
 
 def test_the_command_takes_its_shard_from_the_launcher(folder, monkeypatch, capsys):
