@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import cv2
 import numpy as np
@@ -62,13 +62,14 @@ class FH:
 
     scale: float = 1000
     min_size: int = 1000
+    _name: ClassVar[str] = "fh"
 
     def __post_init__(self) -> None:
         _check_fh(self.scale, self.min_size)
 
     @property
     def type(self) -> str:
-        return "fh" + _changes(self.scale, self.min_size)
+        return self._name + _changes(self.scale, self.min_size)
 
     @property
     def parameters(self) -> dict:
@@ -79,22 +80,10 @@ class FH:
 
 
 @dataclass(frozen=True)
-class OpenCVFH:
+class OpenCVFH(FH):
     """The same method by OpenCV: faster, with other segments; `scale` and `min_size` mean the same."""
 
-    scale: float = 1000
-    min_size: int = 1000
-
-    def __post_init__(self) -> None:
-        _check_fh(self.scale, self.min_size)
-
-    @property
-    def type(self) -> str:
-        return "fh_opencv" + _changes(self.scale, self.min_size)
-
-    @property
-    def parameters(self) -> dict:
-        return {"scale": self.scale, "sigma": _SIGMA, "min_size": self.min_size}
+    _name: ClassVar[str] = "fh_opencv"
 
     def __call__(self, image: np.ndarray, name: str) -> np.ndarray:
         segmentation = cv2.ximgproc.segmentation.createGraphSegmentation(_SIGMA, self.scale, self.min_size)
