@@ -28,10 +28,10 @@ from data.listing import find_images
 from data.mask_makers import FH, Grid, Maker, OpenCVFH, Slic
 from utils.errors import UserError
 from utils.files import atomic_write_bytes
+from utils.marks import renew_marked
 from utils.progress import ProgressBar
 
 MAKERS = (FH(), OpenCVFH(), FH(300, 300), OpenCVFH(300, 300), Slic(100, None), Slic(100, 224), Grid(3, 3))
-_MARKS = re.compile(r"(<!-- masks -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def contingency(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -177,15 +177,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, help="only the first N photographs")
     parser.add_argument("--write", type=Path, help="a Markdown file with the marks")
     arguments = parser.parse_args(argv)
-    if arguments.write and not _MARKS.search(arguments.write.read_text(encoding="utf-8")):
-        sys.exit(f"{arguments.write}: no lines <!-- masks --> and <!-- end -->")
+    if arguments.write:
+        # Known before an hour of measuring.
+        try:
+            renew_marked(arguments.write.read_text(encoding="utf-8"), "masks", lambda match: "")
+        except ValueError as error:
+            sys.exit(f"{arguments.write}: {error}")
     cv2.setNumThreads(1)
     photos = find_photos(arguments.folder)[: arguments.limit]
     text = report(measure(photos), len(photos))
     print(text)
     if arguments.write:
-        old = arguments.write.read_text(encoding="utf-8")
-        new = _MARKS.sub(lambda match: f"{match[1]}{text}\n{match[2]}", old)
+        new = renew_marked(arguments.write.read_text(encoding="utf-8"), "masks", lambda match: text)
         atomic_write_bytes(arguments.write, new.encode("utf-8"))
 
 

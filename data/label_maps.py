@@ -22,7 +22,15 @@ _REMEDY = "`python -m tools.make_masks --repair` and the options it was made wit
 
 
 class LabelMapError(DataError, ValueError):
-    """A label map that is missing, damaged or of the wrong kind; names the file and the remedy."""
+    """A label map that is missing, damaged or of the wrong kind; names the file and the remedy.
+
+    Attributes:
+        reason: what is wrong, alone; empty where only the message tells.
+    """
+
+    def __init__(self, message: str, *, reason: str = ""):
+        super().__init__(message)
+        self.reason = reason
 
 
 def label_map_path(mask_dir: str | Path, mask_type: str, split: str, image_path: str) -> Path:
@@ -49,14 +57,18 @@ def read_label_map(path: str | Path) -> np.ndarray:
         with open(path, "rb") as file:
             encoded = file.read()
     except OSError as error:
-        raise LabelMapError(f"{path}: {error.strerror}; {_REMEDY}") from error
+        raise _unread(path, error.strerror or str(error)) from error
     is_png = encoded.startswith(_PNG_START)
     labels = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), cv2.IMREAD_UNCHANGED) if is_png else None
     if labels is None:
-        raise LabelMapError(f"{path}: no complete PNG; {_REMEDY}")
+        raise _unread(path, "no complete PNG")
     if labels.ndim != 2:
-        raise LabelMapError(f"{path}: {labels.shape[2]} channels where a label map has one; {_REMEDY}")
+        raise _unread(path, f"{labels.shape[2]} channels where a label map has one")
     return labels
+
+
+def _unread(path: str | Path, reason: str) -> LabelMapError:
+    return LabelMapError(f"{path}: {reason}; {_REMEDY}", reason=reason)
 
 
 def write_label_map(path: str | Path, labels: np.ndarray) -> None:
@@ -110,7 +122,7 @@ def find_defect(path: str | Path, mask_type: str, image_path: str | Path) -> str
     try:
         labels = read_label_map(path)
     except LabelMapError as error:
-        return str(error).removeprefix(f"{path}: ").partition(";")[0]
+        return error.reason
     shape = expected_shape(mask_type, upright_shape(image_path))
     if labels.shape != shape:
         return f"{labels.shape[1]} x {labels.shape[0]} pixels where {shape[1]} x {shape[0]} are needed"
@@ -125,7 +137,11 @@ def missing_label_maps(folder: str | Path, images: ImageList) -> list[int]:
 
 def lacking_label_maps(folder: str | Path, images: ImageList) -> Iterator[int]:
     """Indices of the readable images without a map; finds each only as it is asked for, by reading images."""
-    for index in missing_label_maps(folder, images):
+    return _readable(missing_label_maps(folder, images), images)
+
+
+def _readable(indices: list[int], images: ImageList) -> Iterator[int]:
+    for index in indices:
         try:
             read_image(images.path(index))
         except UnreadableImage:
@@ -140,9 +156,9 @@ def check_label_maps(mask_dir: str | Path, mask_type: str, images: ImageList) ->
         DataError: readable images have none; names the folder, some of the images, and the command that makes them.
     """
     folder = Path(mask_dir, mask_type, images.split)
-    lacking = list(islice(lacking_label_maps(folder, images), 3))
+    missing = missing_label_maps(folder, images)
+    lacking = list(islice(_readable(missing, images), 3))
     if lacking:
-        count = len(missing_label_maps(folder, images))
         command = shlex.join(
             ["python", "-m", "tools.make_masks", "--dataset_dir", str(_dataset_dir(images)), "--split", images.split]
             + ["--output_dir", str(mask_dir), "--mask_type", mask_type]
@@ -150,7 +166,7 @@ def check_label_maps(mask_dir: str | Path, mask_type: str, images: ImageList) ->
         # What a copy or an annotation file was taken from, the folder's name does not tell.
         hint = "" if re.match(r"(fh|slic|grid)", mask_type) else " and the options that say what they are made of"
         raise DataError(
-            f"{folder}: {count} of {len(images)} images have no label map there, such as "
+            f"{folder}: {len(missing)} of {len(images)} images have no label map there, such as "
             f"{', '.join(images.name(index) for index in lacking)}; make them with `{command}`{hint}"
         )
 

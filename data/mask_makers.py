@@ -65,7 +65,8 @@ class FH:
     _name: ClassVar[str] = "fh"
 
     def __post_init__(self) -> None:
-        _check_fh(self.scale, self.min_size)
+        is_possible = 0 < self.scale < math.inf and self.min_size >= 0
+        _check(is_possible, "fh: scale must be above 0, min_size at least 0")
 
     @property
     def type(self) -> str:
@@ -206,10 +207,6 @@ def maker_of(mask_type: str) -> Maker:
         "slic100 and grid3x3 can",
     )
     return maker
-
-
-def _check_fh(scale: float, min_size: int) -> None:
-    _check(0 < scale < math.inf and min_size >= 0, "fh: scale must be above 0, min_size at least 0")
 
 
 def _check(is_right: object, message: str) -> None:

@@ -6,7 +6,6 @@ python -m tools.config_table --write docs/configs.md      renews each table betw
 
 import argparse
 import importlib
-import re
 import types
 import typing
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from utils.config import Section, schema_keys
 from utils.files import atomic_write_bytes
+from utils.marks import renew_marked
 from utils.sections import Common
 
 
@@ -45,10 +45,7 @@ def renew(text: str) -> str:
     Raises:
         ValueError: there are no such marks.
     """
-    pattern = re.compile(r"(<!-- keys: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-    if not pattern.search(text):
-        raise ValueError("no lines <!-- keys: METHOD --> and <!-- end -->")
-    return pattern.sub(lambda match: f"{match[1]}{table(schema_of(match[2]))}\n{match[3]}", text)
+    return renew_marked(text, r"keys: (\w+)", lambda match: table(schema_of(match[2])))
 
 
 def _text(value: Any) -> str:

@@ -11,16 +11,14 @@ from pathlib import Path
 from PIL import Image
 
 from evaluation.probes import format_comparisons
+from tools.config_table import schema_of
 from tools.pictures import story
 from tools.probe import probe_run
 from utils.cli import shows_errors
-from utils.config import find_config
+from utils.config import find_config, load_config
 from utils.files import write_json
 
 DATA = Path("demo_data")
-# What a method wants made before it trains. The scenes are small, and so are their segments.
-_MASKS = ["tools.make_masks", "--mask_type", "fh", "--scales", "200", "--min_sizes", "120"]
-BEFORE = {"detconb": [*_MASKS, "--dataset_dir", str(DATA), "--split", "train", "val"]}
 
 
 @shows_errors
@@ -31,10 +29,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     name = "demo_long" if arguments.long else "demo"
     run = Path("runs") / name / arguments.method
-    find_config(name, method=arguments.method)
-    if arguments.method in BEFORE:
-        print(f"Making masks: python -m {' '.join(BEFORE[arguments.method])}")
-        code = run_python("-m", *BEFORE[arguments.method])
+    path = find_config(name, method=arguments.method)
+    config, _ = load_config(path, schema_of(arguments.method))
+    if config.data.mask_type is not None:
+        making = ["tools.make_masks", "--dataset_dir", str(DATA), "--split", "train", "val"]
+        making += ["--mask_type", config.data.mask_type]
+        print(f"Making masks: python -m {' '.join(making)}")
+        code = run_python("-m", *making)
         if code:
             return code
     print(f"Pretraining with configs/{arguments.method}/{name}.yaml; after Ctrl-C it goes on from its last epoch.")

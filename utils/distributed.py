@@ -140,16 +140,6 @@ def all_reduce_max(tensor: Tensor) -> Tensor:
     return _all_reduce(tensor, dist.ReduceOp.MAX)
 
 
-def all_gather(tensor: Tensor) -> list[Tensor]:
-    """Every rank's tensor, in rank order, without gradient; all must have one shape and type."""
-    tensor = tensor.detach().contiguous()
-    if world_size() == 1:
-        return [tensor]
-    gathered = [torch.empty_like(tensor) for _ in range(world_size())]
-    dist.all_gather(gathered, tensor, group=_group_for(tensor))
-    return gathered
-
-
 def all_gather_rows(tensor: Tensor) -> Tensor:
     """Every rank's rows (N, ...), in rank order, as one tensor (W N, ...) without gradient, held once."""
     tensor = tensor.detach().contiguous()

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from utils.distributed import all_gather, all_reduce_sum, world_size
+from utils.distributed import all_gather_rows, all_reduce_sum, world_size
 
 
 def convert_sync_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
@@ -85,7 +85,7 @@ def _global_statistics(x: Tensor) -> tuple[float, Tensor, Tensor]:
     packed = torch.cat([mean.new_tensor([num], dtype=torch.float64), mean, variance])
     # Gathered and summed in rank order, so that every rank gets the same bits; merged around the means, so that a large
     # mean costs no digits of the variance.
-    parts = torch.stack(all_gather(packed))
+    parts = all_gather_rows(packed[None])
     counts, means, variances = parts[:, :1], *parts[:, 1:].chunk(2, dim=1)
     count = counts.sum().item()
     if count <= 1:

@@ -16,6 +16,13 @@ from tests.mains import train_in_float64
 from tests.paths import ROOT
 from tests.utils.two_ranks import run_two_ranks
 
+# What every method's tests train: at 32 px its grids are 32, 16, 8 and 4 cells wide.
+TINY_MODEL = {
+    "backbone": {"type": "resnet_tiny", "width": 4},
+    "projection": {"hidden_dim": 16, "output_dim": 8},
+    "predictor": {"hidden_dim": 16, "output_dim": 8},
+}
+
 
 def make_pictures(folder: Path, count: int = 27) -> None:
     """Pictures of coloured rectangles, 60 x 48, in three classes below images/train."""

@@ -15,6 +15,7 @@ from data.listing import find_images
 from detconb_config import DetConBConfig
 from models.backbone import make_trunk
 from tests.mains.runs import (
+    TINY_MODEL,
     assert_same,
     assert_two_processes_equal_one,
     launched,
@@ -27,12 +28,7 @@ from tests.mains.runs import (
 from utils.config import load_config
 
 CONFIG = {
-    "model": {
-        # At 32 px the grids are 32, 16, 8 and 4 cells wide.
-        "backbone": {"type": "resnet_tiny", "width": 4},
-        "projection": {"hidden_dim": 16, "output_dim": 8},
-        "predictor": {"hidden_dim": 16, "output_dim": 8},
-    },
+    "model": TINY_MODEL,
     "data": {"resize_size": 32, "mask_type": "own", "data_workers": 0, "train_batch_size": 8},
     "loss": {"pool_size": 4, "mask_rois": 5},
     "optimizer": {"total_epochs": 3, "warmup_epochs": 1},

@@ -15,6 +15,7 @@ from PIL import Image
 import r2o_main
 import wiring
 from tests.mains.runs import (
+    TINY_MODEL,
     assert_same,
     assert_two_processes_equal_one,
     launched,
@@ -29,12 +30,7 @@ from tests.utils.two_ranks import free_port
 from utils.config import load_config
 
 CONFIG = {
-    "model": {
-        "backbone": {"type": "resnet_tiny", "width": 4},
-        "projection": {"hidden_dim": 16, "output_dim": 8},
-        "predictor": {"hidden_dim": 16, "output_dim": 8},
-        "region_level": "c4",
-    },
+    "model": TINY_MODEL | {"region_level": "c4"},
     "clustering": {"scheduler": {"type": "linear", "epochs": [1, 3], "values": [9, 3]}, "images_per_kmeans": 4},
     "data": {"resize_size": 32, "superpixel_size": 48, "slic_segments": 16, "data_workers": 0, "train_batch_size": 8},
     "optimizer": {"total_epochs": 3, "warmup_epochs": 1, "scale_lr_by_k": 4},

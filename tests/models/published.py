@@ -55,3 +55,12 @@ def assert_gradients_close(model: nn.Module, theirs: dict[str, torch.Tensor]) ->
     floor = 1e-4 * max(value.abs().max() for value in theirs.values())
     for name, value in theirs.items():
         assert_close(ours[name], value, 1e-2, floor)
+
+
+def assert_target_follows(model: nn.Module, theirs: dict[str, torch.Tensor]) -> None:
+    """The target's parameters, all of them, after its update; the statistics of its BatchNorm are its own."""
+    slow = dict(model.target.named_parameters(prefix="target"))
+    moved = {name for name in theirs if name.startswith("target") and "running" not in name and "tracked" not in name}
+    assert moved == set(slow)
+    for name, value in slow.items():
+        assert_close(value, theirs[name], 1e-6)
