@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from data.listing import ImageList, find_images
 from data.loader import Loader
-from data.photometric import BYOL_VIEW_1, BYOL_VIEW_2
+from data.photometric import BYOL_VIEW_1, BYOL_VIEW_2, PhotometricSpec
 from data.sampler import EpochSampler
 from data.views import ViewSpec
 from engine.lars import parameter_groups
@@ -27,7 +27,7 @@ from models.backbone import Trunk, make_trunk
 from utils.distributed import main_first, on_main, rank, world_size
 from utils.errors import UserError
 from utils.method import Progress
-from utils.sections import Common, Data, TwoNetworks
+from utils.sections import Common, Data, SlowAverage
 from utils.sync_batch_norm import convert_sync_batchnorm
 
 _log = logging.getLogger(__name__)
@@ -94,17 +94,22 @@ def mask_dir(settings: Data) -> str:
     return settings.mask_dir or f"{settings.image_dir}/masks"
 
 
-def view_spec(settings: Data) -> ViewSpec:
-    """How BYOL's two views are drawn."""
+def view_spec(
+    settings: Data,
+    *,
+    views: tuple[PhotometricSpec, ...] = (BYOL_VIEW_1, BYOL_VIEW_2),
+    shared_flip: bool = False,
+) -> ViewSpec:
+    """How an image's views are drawn; by default BYOL's two."""
     photometric = tuple(
-        replace(view.at_size(settings.resize_size), grey_probability=settings.grey_probability)
-        for view in (BYOL_VIEW_1, BYOL_VIEW_2)
+        replace(view.at_size(settings.resize_size), grey_probability=settings.grey_probability) for view in views
     )
     return ViewSpec(
         size=settings.resize_size,
         scale=(settings.min_crop, 1.0),
         flip_probability=settings.flip_probability,
         photometric=photometric,
+        shared_flip=shared_flip,
     )
 
 
@@ -121,7 +126,7 @@ def make_loader(dataset: Dataset, config: Common, device: torch.device) -> Loade
     return Loader(dataset, sampler, workers=config.data.data_workers, device=device)
 
 
-def build_trunk(model: TwoNetworks, *, seed: int) -> Trunk:
+def build_trunk(model: SlowAverage, *, seed: int) -> Trunk:
     """The backbone with its first weights; what is built after it draws from the same stream, the same on every process."""
     torch.manual_seed(seed)
     settings = model.backbone
@@ -139,11 +144,12 @@ def refusals() -> Iterator[None]:
         raise UserError(str(error)) from error
 
 
-def target_momentum(config: Common) -> Schedule:
+def target_momentum(config: Common, *, rises: bool = True) -> Schedule:
     return momentum_schedule(
         base=config.model.base_momentum,
         global_batch=global_batch(config),
         reference_batch=config.model.momentum_reference_batch,
+        rises=rises,
     )
 
 
@@ -188,6 +194,7 @@ def learning_rate(config: Common, plan: Plan) -> Schedule:
         global_batch=global_batch(config),
         total_steps=plan.total_epochs * plan.steps_per_epoch,
         warmup_steps=int(settings.warmup_epochs * plan.steps_per_epoch),
+        milestones=[epoch * plan.steps_per_epoch for epoch in settings.milestones],
     )
 
 

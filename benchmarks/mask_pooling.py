@@ -11,14 +11,12 @@ import utils.threads  # noqa: F401  isort: skip  before torch
 
 import argparse
 import os
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.refinement import milliseconds
+from benchmarks.compare import report
 from losses.byol import unit
 from losses.detcon import detcon_loss
 from models.pooling import majority_labels
@@ -49,28 +47,6 @@ def plain_loss(prediction: Tensor, targets: Tensor, ids: Tensor, offset: int) ->
     weight = (num_positives > 0) / (same & same_view).sum(1)
     cross_entropy = -(labels / num_positives.clamp(min=1)[:, None] * log_softmax).sum(1)
     return (weight * cross_entropy).sum() / (B * M)
-
-
-def peak_megabytes(work: Callable[[], object]) -> float:
-    """How far the resident memory of this process rises above what it is, in MB."""
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _resident("VmRSS")
-    work()
-    return (_resident("VmHWM") - before) / 1e3
-
-
-def _resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
-
-
-def report(name: str, ours: Callable[[], object], plain: Callable[[], object]) -> None:
-    times = milliseconds(ours, 15), milliseconds(plain, 3)
-    peaks = peak_megabytes(ours), peak_megabytes(plain)
-    print(
-        f"{name}: {times[0]:.1f} ms, plain form {times[1]:.0f} ms, ratio {times[1] / times[0]:.1f}; "
-        f"peak {peaks[0]:.0f} MB, plain form {peaks[1]:.0f} MB"
-    )
 
 
 def main(argv: list[str] | None = None) -> None:

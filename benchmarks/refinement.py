@@ -6,15 +6,15 @@ The plain form is what the published code does in effect: one-hot masks at full 
 the other, masks of all superpixels resized again to draw the regions. Both cluster the same features; their random starts differ.
 """
 
+import utils.threads  # noqa: F401  isort: skip  before torch
+
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.compare import milliseconds
 from models.pooling import pool_regions, soft_masks
 from models.regions import cluster_superpixels, merge_superpixels
 
@@ -64,16 +64,6 @@ def plain(features: Tensor, labels: Tensor, superpixels: int, clusters: int) -> 
                 centroids[k] = points[found == k].mean(0)
     masks = F.interpolate(one_hot, REGIONS, mode="bilinear")
     return (masks * found.view(len(labels), superpixels, 1, 1)).sum(1).long()
-
-
-def milliseconds(work: Callable[[], object], repeats: int) -> float:
-    work()
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-    return 1e3 * statistics.median(times)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -27,6 +27,7 @@ WARM_UP = 3
 FIND_REGIONS = {
     "r2o": lambda method, batch: method.find_regions(batch, method.clusters),
     "detconb": lambda method, batch: method.choose_regions(method.find_cells(batch), batch["uniforms"]),
+    "resim": lambda method, batch: [method.match(batch, windows) for windows in method.windows],
 }
 
 

@@ -68,6 +68,8 @@ class PhotometricSpec:
 
 BYOL_VIEW_1 = PhotometricSpec(blur_probability=1.0, solarise_probability=0.0)
 BYOL_VIEW_2 = PhotometricSpec(blur_probability=0.1, solarise_probability=0.2)
+# Both of MoCo v2's views. The released ReSim blurs before it changes colours.
+MOCO_V2_VIEW = PhotometricSpec(saturation=0.4, blur_probability=0.5)
 
 
 def draw_photometric(rng: np.random.Generator, spec: PhotometricSpec) -> np.ndarray:

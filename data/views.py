@@ -31,6 +31,7 @@ class ViewSpec:
         size: side of a view in pixels.
         scale, ratio, flip_probability: as in `draw_crop`.
         photometric: one a view.
+        shared_flip: all views of an image are mirrored, or none.
     """
 
     size: int = 224
@@ -38,6 +39,7 @@ class ViewSpec:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip_probability: float = 0.5
     photometric: tuple[PhotometricSpec, ...] = (BYOL_VIEW_1, BYOL_VIEW_2)
+    shared_flip: bool = False
 
 
 class Photo(NamedTuple):
@@ -71,7 +73,8 @@ def draw_crops(rng: np.random.Generator, image: np.ndarray, spec: ViewSpec) -> l
     """One crop a view of an (H, W, 3) image."""
     height, width, _ = image.shape
     geometry = {"scale": spec.scale, "ratio": spec.ratio, "flip_probability": spec.flip_probability}
-    return [draw_crop(rng, height, width, **geometry) for _ in spec.photometric]
+    crops = [draw_crop(rng, height, width, **geometry) for _ in spec.photometric]
+    return [crop._replace(flip=crops[0].flip) for crop in crops] if spec.shared_flip else crops
 
 
 def cut_views(image: np.ndarray, crops: Sequence[Crop], rng: np.random.Generator, spec: ViewSpec) -> dict:

@@ -78,6 +78,16 @@ def warmup_piecewise(
     return passed[-1] if passed else 1.0
 
 
+def warmup_milestones(step: int, *, total_steps: int, warmup_steps: int, milestones: Sequence[int]) -> float:
+    """Share of the peak learning rate: a line from 0 to 1, then a tenth less at each of `milestones`, given in steps.
+
+    Source: MoCo's schedule, 120 and 160 of 200 epochs.
+    """
+    if step < warmup_steps:
+        return step / warmup_steps
+    return 0.1 ** sum(step >= milestone for milestone in milestones)
+
+
 def ema_momentum(step: int, total_steps: int, base: float) -> float:
     """The target network's momentum: half a cosine from `base` to 1, and 1 beyond `total_steps`.
 
@@ -88,11 +98,22 @@ def ema_momentum(step: int, total_steps: int, base: float) -> float:
 
 
 def rate_schedule(
-    *, lr_type: str, base_lr: float, global_batch: int, total_steps: int, warmup_steps: float
+    *,
+    lr_type: str,
+    base_lr: float,
+    global_batch: int,
+    total_steps: int,
+    warmup_steps: float,
+    milestones: Sequence[int] = (),
 ) -> Callable[[Progress], float]:
-    """The learning rate at a Progress: `base_lr` x `global_batch` / 256 at its peak, warmed up and lowered as `lr_type` says."""
+    """The learning rate at a Progress: `base_lr` x `global_batch` / 256 at its peak, warmed up and lowered as `lr_type` says.
+
+    Args:
+        milestones: of `steps`, in steps.
+    """
     share = {
         "cosine": warmup_cosine,
+        "steps": partial(warmup_milestones, milestones=milestones),
         "piecewise": warmup_piecewise,
         "piecewise_released": partial(warmup_piecewise, drops=RELEASED_PIECEWISE_DROPS),
     }[lr_type]
@@ -101,10 +122,18 @@ def rate_schedule(
 
 
 def momentum_schedule(
-    *, base: float, global_batch: int, reference_batch: int | None = None
+    *, base: float, global_batch: int, reference_batch: int | None = None, rises: bool = True
 ) -> Callable[[Progress], float]:
-    """The target's momentum at a Progress; with a reference batch R the momentum at batch B is taken to the power B / R."""
+    """The target's momentum at a Progress.
+
+    Args:
+        base: at the start.
+        reference_batch: R, for which `base` is meant; at a global batch of B it is taken to the power B / R.
+        rises: to 1, as `ema_momentum` does; else it stays.
+    """
     power = 1.0 if reference_batch is None else global_batch / reference_batch
+    if not rises:
+        return lambda progress: base**power
     return lambda progress: ema_momentum(progress.step, progress.total_steps, base) ** power
 
 

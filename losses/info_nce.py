@@ -1,8 +1,48 @@
-"""InfoNCE's denominator over many keys, in chunks: the matrix of logits never exists as a whole."""
+"""InfoNCE and its denominator over many keys, in chunks: the matrix of logits never exists as a whole."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from losses.byol import unit
+
+
+class Contrast(NamedTuple):
+    loss: Tensor
+    top1: Tensor
+
+
+def info_nce(
+    queries: Tensor, positives: Tensor, negatives: Tensor, *, temperature: float, weight: Tensor | None = None
+) -> Contrast:
+    """Cross-entropy of telling each query's own key from the keys that all queries share.
+
+    Args:
+        queries: (R, D), of any length; gradients flow here.
+        positives: (R, D) unit vectors, each query's own key.
+        negatives: (K, D) unit vectors. A positive may stand among them too. Without gradient, they may be overwritten
+            before the backward pass, as a queue is.
+        temperature: > 0.
+        weight: (R,), >= 0; by default 1 / R each, which gives the mean. Zero drops a query; it may hold no number but finite
+            ones all the same.
+    Returns:
+        `loss`: the weighted sum of cross-entropies, exactly 0 with zero gradient where every weight is zero. `top1`: the
+        weighted sum, without gradient, of queries whose own key is no less similar than any negative.
+    Source: MoCo (He et al., 2020), equation 1; CPC, equation 4.
+    """
+    if weight is None:
+        weight = queries.new_full((len(queries),), 1 / len(queries), dtype=positives.dtype)
+    queries = unit(queries)
+    own = (queries * positives).sum(-1) / temperature
+    others, largest = _LogSumExp.apply(queries, negatives, temperature, None, None, _MAX_ELEMENTS)
+    correct = (own.detach() >= largest).to(weight.dtype)
+    return Contrast((weight * (torch.logaddexp(own, others) - own)).sum(), (weight * correct).sum())
+
+
+# Logits that exist at a time: 64 MiB in float32.
+_MAX_ELEMENTS = 2**24
 
 
 def log_sum_exp(
@@ -12,7 +52,7 @@ def log_sum_exp(
     temperature: float,
     excluded_columns: Tensor | None = None,
     excluded: Tensor | None = None,
-    max_elements: int = 2**24,
+    max_elements: int = _MAX_ELEMENTS,
 ) -> Tensor:
     """Logarithm of the sum of exp(query . key / temperature) over keys.
 
@@ -22,7 +62,7 @@ def log_sum_exp(
         temperature: > 0.
         excluded_columns: (R, E) int64 in [0, K), keys that each row may leave out; a key may stand there more than once.
         excluded: (R, E) bool, which of them it leaves out.
-        max_elements: logits that exist at a time: 2^24 of them are 64 MiB in float32. One row is the least.
+        max_elements: logits that exist at a time; one row of them is the least.
     Returns:
         (R,). A row that leaves out every key has an empty sum: it gives 0, without gradient, so that it stays finite and
         a weight of zero can drop it.
@@ -30,23 +70,40 @@ def log_sum_exp(
     softmax, is a row of D numbers: the forward pass keeps that instead of the logits.
     """
     assert (excluded_columns is None) == (excluded is None), "excluded pairs need columns and marks"
-    return _LogSumExp.apply(queries, keys, temperature, excluded_columns, excluded, max_elements)
+    return _LogSumExp.apply(queries, keys, temperature, excluded_columns, excluded, max_elements)[0]
 
 
 class _LogSumExp(torch.autograd.Function):
+    """(R,) logarithms of the sums of exponentials, and (R,) largest logits, these without gradient."""
+
     @staticmethod
     def forward(ctx, queries, keys, temperature, columns, excluded, max_elements):
-        result, mean_key = queries.new_empty(len(queries)), torch.empty_like(queries)
+        result, largest, mean_key = (
+            queries.new_empty(len(queries)),
+            queries.new_empty(len(queries)),
+            queries.new_empty(0),
+        )
+        if ctx.needs_input_grad[0]:
+            mean_key = torch.empty_like(queries)
         # A chunk of logits gets no name here: it would live on while the next one is made.
         for rows in _chunks(len(queries), len(keys), max_elements):
-            result[rows], mean_key[rows] = _reduce(_logits(queries, keys, temperature, columns, excluded, rows), keys)
-        ctx.save_for_backward(queries, keys, columns, excluded, result, mean_key)
+            weights, total, top, largest[rows] = _exponentials(
+                _logits(queries, keys, temperature, columns, excluded, rows)
+            )
+            result[rows] = total.log() + top
+            if ctx.needs_input_grad[0]:
+                mean_key[rows] = _matmul(weights, keys) / total[:, None]
+            del weights
+        # Keys without gradient are not needed again: their owner may overwrite them.
+        kept = (keys, columns, excluded) if ctx.needs_input_grad[1] else (None, None, None)
+        ctx.save_for_backward(queries, *kept, result, mean_key)
         ctx.temperature, ctx.max_elements = temperature, max_elements
-        return result
+        ctx.mark_non_differentiable(largest)
+        return result, largest
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx, gradient, _):
         queries, keys, columns, excluded, result, mean_key = ctx.saved_tensors
         gradient = gradient[:, None] / ctx.temperature
         to_queries = gradient * mean_key if ctx.needs_input_grad[0] else None
@@ -75,15 +132,14 @@ def _logits(
     return logits
 
 
-def _reduce(logits: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Of (r, K) logits, which it overwrites: (r,) logarithms of the sums of exponentials, and (r, D) means of keys."""
-    top = logits.amax(1, keepdim=True)
+def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of (r, K) logits, which it overwrites: exp(logits - top), its (r,) sums, (r,) tops, and the (r,) largest logits."""
+    largest = logits.amax(1)
     # Where every key is left out, -inf - -inf would be nan.
-    top = torch.where(top.isinf(), 0, top)
-    weights = logits.sub_(top).exp_()
-    total = weights.sum(1, keepdim=True)
-    total = torch.where(total > 0, total, 1)
-    return (total.log() + top).squeeze(1), _matmul(weights, keys) / total
+    top = torch.where(largest.isinf(), 0, largest)
+    weights = logits.sub_(top[:, None]).exp_()
+    total = weights.sum(1)
+    return weights, torch.where(total > 0, total, 1), top, largest
 
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:

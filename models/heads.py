@@ -12,17 +12,17 @@ class HeadSizes(Protocol):
 
 
 class MLP(nn.Sequential):
-    """Linear, BatchNorm, ReLU, Linear over the last axis.
+    """Linear, BatchNorm, ReLU, Linear over the last axis; without `norm` no BatchNorm.
 
     Rows of all images and regions share the normalisation: (N, M, D) is flattened to (N M, D) for it.
 
-    Source: BYOL, section 3.3; R2O, section 4.1 (hidden 4096, output 256).
+    Source: BYOL, section 3.3; R2O, section 4.1 (hidden 4096, output 256). Without norm: MoCo v2 (hidden 2048, output 128).
     """
 
-    def __init__(self, input_dim: int, *, hidden_dim: int, output_dim: int):
+    def __init__(self, input_dim: int, *, hidden_dim: int, output_dim: int, norm: bool = True):
         super().__init__(
             nn.Linear(input_dim, hidden_dim),
-            nn.BatchNorm1d(hidden_dim),
+            *([nn.BatchNorm1d(hidden_dim)] if norm else []),
             nn.ReLU(inplace=True),
             nn.Linear(hidden_dim, output_dim),
         )
@@ -31,13 +31,15 @@ class MLP(nn.Sequential):
         return super().forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
 
 
-def make_heads(channels: int, projection: HeadSizes, predictor: HeadSizes | None) -> tuple[MLP, MLP | None]:
+def make_heads(
+    channels: int, projection: HeadSizes, predictor: HeadSizes | None, *, norm: bool = True
+) -> tuple[MLP, MLP | None]:
     """A projector from a trunk level's channels, and a predictor from the projector's output to its like, if one is wanted.
 
     Raises:
         ValueError: where an `input_dim` that was given is not what comes in, or the predictor's output is not comparable.
     """
-    projector = _make_head("projection", projection, channels)
+    projector = _make_head("projection", projection, channels, norm)
     if predictor is None:
         return projector, None
     if predictor.output_dim != projection.output_dim:
@@ -45,12 +47,12 @@ def make_heads(channels: int, projection: HeadSizes, predictor: HeadSizes | None
             f"model.predictor.output_dim: {predictor.output_dim}, but it predicts a projection of "
             f"model.projection.output_dim = {projection.output_dim}"
         )
-    return projector, _make_head("predictor", predictor, projection.output_dim)
+    return projector, _make_head("predictor", predictor, projection.output_dim, norm)
 
 
-def _make_head(key: str, sizes: HeadSizes, channels: int) -> MLP:
+def _make_head(key: str, sizes: HeadSizes, channels: int, norm: bool) -> MLP:
     if sizes.input_dim not in (None, channels):
         raise ValueError(
             f"model.{key}.input_dim: {sizes.input_dim}, but {channels} channels come in; leave the key out"
         )
-    return MLP(channels, hidden_dim=sizes.hidden_dim, output_dim=sizes.output_dim)
+    return MLP(channels, hidden_dim=sizes.hidden_dim, output_dim=sizes.output_dim, norm=norm)

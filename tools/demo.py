@@ -1,6 +1,6 @@
 """The demo: pretrain on the embedded scenes, show the regions, and say what the backbone learned.
 
-python -m tools.demo [--method r2o|detconb] [--long]
+python -m tools.demo [--method r2o|detconb|resim] [--long]
 """
 
 import argparse

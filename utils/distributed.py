@@ -150,6 +150,23 @@ def all_gather_rows(tensor: Tensor) -> Tensor:
     return gathered
 
 
+def all_to_all_rows(tensor: Tensor, send: list[int], receive: list[int]) -> Tensor:
+    """Rows handed out to the ranks, and theirs received, without gradient.
+
+    Args:
+        tensor: (sum of `send`, ...), the rows for rank 0 first.
+        send, receive: how many rows go to and come from each rank.
+    Returns:
+        (sum of `receive`, ...), rank 0's rows first.
+    """
+    tensor = tensor.detach().contiguous()
+    if world_size() == 1:
+        return tensor
+    received = tensor.new_empty(sum(receive), *tensor.shape[1:])
+    dist.all_to_all_single(received, tensor, receive, send, group=_group_for(tensor))
+    return received
+
+
 def all_gather_with_grad(tensor: Tensor) -> Tensor:
     """Every rank's rows, in rank order, with gradient.
 

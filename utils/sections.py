@@ -35,8 +35,8 @@ class Head(Section):
     output_dim: int = Field(256, ge=1, description="Outputs.")
 
 
-class TwoNetworks(Section):
-    """The model of a method that compares an online network with its slow average."""
+class SlowAverage(Section):
+    """The model of a method that compares a network with its slow average."""
 
     base_momentum: float = Field(
         0.99, ge=0, le=1, description="Momentum of the target at the start; rises to 1 by a cosine."
@@ -48,6 +48,11 @@ class TwoNetworks(Section):
     )
     backbone: Backbone = Backbone()
     projection: Head = Head()
+
+
+class TwoNetworks(SlowAverage):
+    """The model of a method whose network predicts what its slow average says."""
+
     predictor: Head = Head()
     joint_views: bool = Field(True, description="BatchNorm sees both views together, as released.")
 
@@ -89,9 +94,12 @@ class Optimizer(Section):
     base_lr: float = Field(
         0.3, gt=0, description="Learning rate at a global batch of 256; scaled linearly to the real one."
     )
-    lr_type: Literal["cosine", "piecewise", "piecewise_released"] = Field(
-        "cosine", description="Piecewise: /10 from 96 % of the steps, /100 from 98 %; the release never reaches /100."
+    lr_type: Literal["cosine", "steps", "piecewise", "piecewise_released"] = Field(
+        "cosine",
+        description="Steps: /10 at each of `milestones`. Piecewise: /10 from 96 % of the steps, /100 from 98 %; the release "
+        "never reaches /100.",
     )
+    milestones: list[Count] = Field([120, 160], description="Epochs at which `steps` lowers the rate.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of lars and sgd.")
     weight_decay: float = Field(1e-6, ge=0, description="Weight decay.")
     total_epochs: int = Field(300, ge=1, description="Length of the run and of every schedule.")
@@ -132,7 +140,7 @@ class Log(Section):
 class Common(Section):
     """The sections that every method has, some of which it adds to, and the switches of the releases that remain."""
 
-    model: TwoNetworks = TwoNetworks()
+    model: SlowAverage = SlowAverage()
     data: Data
     optimizer: Optimizer = Optimizer()
     amp: Amp = Amp()
@@ -148,5 +156,14 @@ class Common(Section):
             raise ValueError(
                 f"optimizer.warmup_epochs: {self.optimizer.warmup_epochs} is more than optimizer.total_epochs: "
                 f"{self.optimizer.total_epochs}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _milestones_pass(self) -> "Common":
+        milestones, total = self.optimizer.milestones, self.optimizer.total_epochs
+        if self.optimizer.lr_type == "steps" and milestones != sorted({n for n in milestones if n < total}):
+            raise ValueError(
+                f"optimizer.milestones: {milestones} must rise and stay below optimizer.total_epochs: {total}"
             )
         return self

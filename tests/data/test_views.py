@@ -77,6 +77,15 @@ def test_views_flip_apart_with_their_probability_and_always_in_the_release(folde
     assert probability == 1 or 0.4 < (flips[:, 0] == flips[:, 1]).float().mean() < 0.6
 
 
+def test_a_shared_flip_mirrors_both_views_or_none_and_changes_no_box(folder):
+    images = find_images(folder)
+    shared, apart = (TwoViews(images, spec=ViewSpec(size=4, shared_flip=choice), seed=0) for choice in (True, False))
+    keys = [(epoch, index) for epoch in range(5) for index in range(12)]
+    flips = torch.stack([shared[key]["flips"] for key in keys])
+    assert torch.equal(flips[:, 0], flips[:, 1]) and 0.3 < flips[:, 0].float().mean() < 0.7
+    assert all(torch.equal(shared[key]["boxes"], apart[key]["boxes"]) for key in keys)
+
+
 def test_cached_superpixels_are_the_files(folder, tmp_path):
     masks, images = tmp_path / "masks", find_images(folder)
     labels = np.arange(400).reshape(20, 20)

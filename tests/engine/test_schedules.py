@@ -133,3 +133,24 @@ def test_rate_and_momentum_schedules_scale_with_the_global_batch():
     plain, scaled = (momentum_schedule(base=0.99, global_batch=64, reference_batch=b) for b in (None, 256))
     assert plain(Progress(0, 100, 0)) == pytest.approx(0.99)
     assert scaled(Progress(0, 100, 0)) == pytest.approx(0.99**0.25)
+
+
+def test_the_rate_of_moco_and_resim_is_the_releases_at_every_epoch():
+    """The release sets it once an epoch; ours moves at every step of the cosine."""
+    published = np.load(REFERENCE / "resim_fpn.npz")
+    common = {"base_lr": 0.03, "global_batch": 256, "total_steps": 200 * 7, "warmup_steps": 0}
+    ours = {
+        "lr_cos": rate_schedule(lr_type="cosine", **common),
+        "lr_step": rate_schedule(lr_type="steps", milestones=[120 * 7, 160 * 7], **common),
+    }
+    for name, rate in ours.items():
+        rates = [rate(Progress(7 * epoch, 1400, epoch)) for epoch in range(200)]
+        np.testing.assert_allclose(rates, published[name], rtol=1e-12, atol=1e-18)
+    assert ours["lr_step"](Progress(120 * 7 - 1, 1400, 119)) == 0.03
+
+
+def test_a_momentum_that_does_not_rise_stays_from_the_first_step_to_the_last():
+    still = momentum_schedule(base=0.999, global_batch=64, rises=False)
+    assert [still(Progress(step, 100, 0)) for step in (0, 50, 100)] == [0.999] * 3
+    scaled = momentum_schedule(base=0.999, global_batch=512, reference_batch=256, rises=False)
+    assert scaled(Progress(50, 100, 0)) == pytest.approx(0.999**2)

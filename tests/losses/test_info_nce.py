@@ -2,7 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from losses.info_nce import log_sum_exp
+from losses.byol import unit
+from losses.info_nce import Contrast, info_nce, log_sum_exp
 from tests.losses.allocations import Allocations
 
 R, K, D, E = 12, 30, 5, 4
@@ -92,3 +93,87 @@ def test_one_chunk_of_logits_exists_at_a_time_and_none_for_the_gradient_of_queri
     assert max(backward.sizes) <= max(chunk, num_keys * 4)
     assert forward.peak < 1.5 * chunk
     assert backward.peak < chunk * (1.5 + 0.5 * keys_train)
+
+
+@pytest.fixture
+def compared() -> dict[str, torch.Tensor]:
+    """Queries of any length near their own keys, so that some find them and some do not."""
+    generator = torch.Generator().manual_seed(1)
+    positives, negatives, noise = (unit(torch.randn(n, D, generator=generator, dtype=torch.float64)) for n in (R, K, R))
+    lengths = 0.1 + 5 * torch.rand(R, 1, generator=generator, dtype=torch.float64)
+    return {"queries": lengths * (positives + 0.7 * noise), "positives": positives, "negatives": negatives}
+
+
+def plain(queries, positives, negatives, *, temperature, weight=None) -> Contrast:
+    """Cross-entropy over the whole matrix of logits, the own key first."""
+    queries = queries / queries.norm(dim=1, keepdim=True)
+    own = torch.stack([query @ key for query, key in zip(queries, positives)])
+    logits = torch.cat([own[:, None], queries @ negatives.T], dim=1) / temperature
+    weight = torch.full_like(own, 1 / len(queries)) if weight is None else weight
+    losses = F.cross_entropy(logits, torch.zeros(len(queries), dtype=torch.long), reduction="none")
+    return Contrast((weight * losses).sum(), (weight * (logits.argmax(1) == 0)).sum())
+
+
+@pytest.mark.parametrize("weight", [None, torch.linspace(0, 3, R, dtype=torch.float64)])
+def test_info_nce_is_the_weighted_cross_entropy_of_the_whole_matrix(compared, weight):
+    queries = compared["queries"].requires_grad_()
+    ours, theirs = (form(**compared, temperature=0.2, weight=weight) for form in (info_nce, plain))
+    assert ours.loss.item() == pytest.approx(theirs.loss.item(), rel=1e-12)
+    gradients = [torch.autograd.grad(contrast.loss, queries)[0] for contrast in (ours, theirs)]
+    assert torch.allclose(*gradients, rtol=1e-10, atol=1e-14)
+    share = theirs.top1 / (1 if weight is None else weight.sum())
+    assert 0.2 < share < 0.8 and ours.top1.item() == pytest.approx(theirs.top1.item())
+    assert not ours.top1.requires_grad
+
+
+def test_a_negative_as_near_as_the_own_key_leaves_it_first():
+    axes = torch.eye(3)
+    assert info_nce(axes, axes, axes, temperature=0.2, weight=torch.ones(3)).top1.item() == 3
+    assert info_nce(axes, axes.roll(1, 0), axes, temperature=0.2).top1.item() == 0
+
+
+def test_queries_of_weight_zero_change_nothing(compared):
+    weight = torch.ones(R, dtype=torch.float64)
+    weight[::3] = 0
+    kept = {name: compared[name][weight > 0] for name in ("queries", "positives")}
+    alone = info_nce(**kept, negatives=compared["negatives"], temperature=0.2, weight=weight[weight > 0])
+    compared["queries"][::3] = 0
+    compared["positives"][::3] = 7
+    together = info_nce(**compared, temperature=0.2, weight=weight)
+    assert together.loss.item() == pytest.approx(alone.loss.item(), rel=1e-12)
+    assert together.top1.item() == alone.top1.item()
+
+
+def test_weights_of_zero_give_zero_loss_and_zero_gradient_and_stay_attached(compared):
+    queries = compared["queries"].requires_grad_()
+    contrast = info_nce(**compared, temperature=0.2, weight=torch.zeros(R, dtype=torch.float64))
+    contrast.loss.backward()
+    assert contrast.loss.item() == contrast.top1.item() == 0
+    assert torch.equal(queries.grad, torch.zeros_like(queries))
+
+
+def test_negatives_may_be_overwritten_before_the_backward_pass(compared):
+    queries = compared["queries"].requires_grad_()
+    (expected,) = torch.autograd.grad(info_nce(**compared, temperature=0.2).loss, queries)
+    loss = info_nce(**compared, temperature=0.2).loss
+    compared["negatives"].zero_()
+    assert torch.equal(torch.autograd.grad(loss, queries)[0], expected)
+
+
+def test_half_precision_queries_under_autocast_are_compared_in_float32(compared):
+    queries, positives, negatives = (tensor.float() for tensor in compared.values())
+    queries = queries.bfloat16().requires_grad_()
+    plain_contrast = info_nce(queries.float(), positives, negatives, temperature=0.2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        contrast = info_nce(queries, positives, negatives, temperature=0.2)
+    assert all(map(torch.equal, contrast, plain_contrast)) and contrast.loss.dtype == torch.float32
+    contrast.loss.backward()
+    assert queries.grad.dtype == torch.bfloat16 and queries.grad.any()
+
+
+def test_infonce_never_holds_the_whole_matrix(compared, monkeypatch):
+    monkeypatch.setattr("losses.info_nce._MAX_ELEMENTS", 2 * K)
+    compared["queries"].requires_grad_()
+    with Allocations() as allocations:
+        info_nce(**compared, temperature=0.2).loss.backward()
+    assert allocations.sizes.count(2 * K) >= R // 2 and max(allocations.sizes) == max(2 * K, R * D)

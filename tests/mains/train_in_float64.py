@@ -1,10 +1,14 @@
-"""Train METHOD in float64 by each FOLDER/NAME.yaml, as one process or several; parameters by name end up in FOLDER/RANK.pth."""
+"""Train METHOD in float64 by each FOLDER/NAME.yaml, as one process or several; parameters by name end up in FOLDER/RANK.pth.
+
+A NAME that begins with `frozen_norm` is trained with BatchNorm in eval mode, so that no image knows of the others by it.
+"""
 
 import importlib
 import sys
 from pathlib import Path
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.place import find_run
 from tools.config_table import schema_of
@@ -28,6 +32,11 @@ def train(folder: Path, method: str, name: str, out: str, device: torch.device) 
     config, _ = load_config(folder / f"{name}.yaml", schema_of(method))
     parts = program.build(config, device, max_steps=STEPS)
     parts.method.double()
+    if name.startswith("frozen_norm"):
+        norms = [module for module in parts.method.modules() if isinstance(module, _BatchNorm)]
+        assert norms
+        for norm in norms:
+            norm.eval()
     run = start_run(find_run(method, config, out=str(folder / out), resume=None), config, parts, device)
 
     def prepare(batch: dict) -> dict:

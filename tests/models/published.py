@@ -14,8 +14,9 @@ _LAYERS = {"l1": "0", "bn1": "1", "l2": "3"}
 
 
 def load_reference(file: str) -> dict[str, torch.Tensor]:
+    """All its arrays but those of words."""
     with np.load(REFERENCE / file) as arrays:
-        return {key: torch.as_tensor(arrays[key]) for key in arrays.files}
+        return {key: torch.as_tensor(array) for key, array in arrays.items() if array.dtype.kind != "U"}
 
 
 def tiny_resnet(**channels: int) -> nn.Module:
@@ -64,3 +65,10 @@ def assert_target_follows(model: nn.Module, theirs: dict[str, torch.Tensor]) -> 
     assert moved == set(slow)
     for name, value in slow.items():
         assert_close(value, theirs[name], 1e-6)
+
+
+def crop_boxes(anchors: dict[str, torch.Tensor]) -> torch.Tensor:
+    """(n, 2, 4) boxes of query and key view as the data path hands them on, from the published crops in pixels."""
+    height, width = anchors["img_hw"].double()[:, None].unbind(-1)
+    top, left, h, w = torch.stack([anchors[f"crop_{view}_tlhw"] for view in "qk"], dim=1).double().unbind(-1)
+    return torch.stack([left / width, top / height, (left + w) / width, (top + h) / height], dim=-1).float()

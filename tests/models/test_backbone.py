@@ -75,6 +75,13 @@ def test_a_head_normalises_rows_of_all_images_and_regions_together():
     assert head(x).shape == (4, 7, 3)
 
 
+def test_a_head_without_norm_sees_each_row_alone_and_is_two_layers():
+    head, x = MLP(6, hidden_dim=5, output_dim=3, norm=False), torch.randn(4, 6)
+    first, last = head[0], head[2]
+    assert torch.allclose(head(x)[1], last(first(x[1]).relu()), atol=1e-6)
+    assert not list(head.buffers()) and make_heads(64, Head(), None, norm=False)[0][1].__class__ is torch.nn.ReLU
+
+
 def test_a_wrong_input_size_of_a_head_is_refused():
     with pytest.raises(ValueError, match="model.predictor.input_dim: 99, but 256 channels come in"):
         make_heads(64, Head(), Head(input_dim=99))

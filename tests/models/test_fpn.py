@@ -1,8 +1,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from models.fpn import FPN
+from models.heads import MLP
+from tests.models.published import assert_close, load_reference
 
 CHANNELS = {"c3": 3, "c4": 5, "c5": 7}
 
@@ -65,3 +68,44 @@ def test_norm_takes_the_place_of_the_bias():
 def test_unknown_outputs_are_refused_with_the_known_ones(outputs):
     with pytest.raises(ValueError, match="c3, c4, c5"):
         FPN(CHANNELS, out_channels=4, outputs=outputs)
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, torch.Tensor]:
+    return load_reference("resim_fpn.npz")
+
+
+def weigh_as_published(modules: dict[str, nn.Module]) -> None:
+    """Sines whose phase is a parameter's place among all of these modules, in order; a norm's scale is one more."""
+    place = 0
+    for module in modules.values():
+        norms = {id(part.weight) for part in module.modules() if isinstance(part, nn.BatchNorm2d)}
+        for parameter in module.parameters():
+            fan_in = parameter[0].numel() if parameter.dim() > 1 else parameter.numel()
+            waves = torch.sin(0.37 * torch.arange(parameter.numel()).double() + place) / fan_in**0.5
+            parameter.data.copy_(waves.view_as(parameter) + (id(parameter) in norms))
+            place += 1
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_resims_pyramid_and_head_give_the_published_values(published, norm):
+    channels = {"c3": 512, "c4": 1024, "c5": 2048}
+    pyramid = FPN(channels, out_channels=256, outputs=("c3", "c4"), norm=norm)
+    head = MLP(2048, hidden_dim=2048, output_dim=16, norm=False)
+    # The published order of parameters: the head, then from the coarsest level to the finest.
+    weigh_as_published(
+        {
+            "fc": head,
+            "lateral5": pyramid.lateral["c5"],
+            "lateral4": pyramid.lateral["c4"],
+            "output4": pyramid.output["c4"],
+            "lateral3": pyramid.lateral["c3"],
+            "output3": pyramid.output["c3"],
+        }
+    )
+    given = {"c3": published["layer2"], "c4": published["layer3"], "c5": published["layer4"]}
+    prefix = "bn_out" if norm else "out"
+    assert_close(head(given["c5"].mean((2, 3))), published[f"{prefix}_vec"], 1e-5)
+    found = pyramid.train()(given)
+    assert_close(found["c4"], published[f"{prefix}_c4"], 1e-5)
+    assert_close(found["c3"][:, :64], published[f"{prefix}_c3"], 1e-5)

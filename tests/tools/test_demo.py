@@ -27,9 +27,10 @@ def test_detcon_makes_its_masks_first(ran, capsys):
     assert "figures" in capsys.readouterr().out
 
 
-def test_r2o_needs_none(ran):
-    assert demo.main([]) == 0
-    assert [command[0] for command in ran] == ["r2o_main.py"]
+@pytest.mark.parametrize("method", ["r2o", "resim"])
+def test_other_methods_need_none(ran, method):
+    assert demo.main(["--method", method]) == 0
+    assert [command[0] for command in ran] == [f"{method}_main.py"]
 
 
 def test_a_failure_ends_the_demo_with_its_code(ran, monkeypatch):

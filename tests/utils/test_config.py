@@ -87,7 +87,7 @@ def test_what_is_printed_loads_as_the_same_config(write):
         ("optimizer.base_lr=fast", ["--set: optimizer.base_lr: input should be a valid number", "found 'fast'"]),
         ("optimizer.base_lr=-1", ["optimizer.base_lr: input should be greater than 0", "found -1"]),
         ("optimizer.total_epochs=2.5", ["optimizer.total_epochs", "found 2.5"]),
-        ("optimizer.lr_type=cosin", ["optimizer.lr_type: input should be 'cosine', 'piecewise'", "found 'cosin'"]),
+        ("optimizer.lr_type=cosin", ["optimizer.lr_type: input should be 'cosine', 'steps'", "found 'cosin'"]),
         ("clustering.scheduler.values=[1]", ["clustering.scheduler: a schedule needs one value an epoch"]),
         ("clustering.scheduler.type=sine", ["clustering.scheduler.type", "'cosine'"]),
         ("seed", ["--set seed: expected section.key=value"]),
