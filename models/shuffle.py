@@ -27,9 +27,13 @@ class Shuffle:
 
     def send(self, rows: Tensor) -> Tensor:
         """(count, ...) rows of this process -> (count, ...) rows of all."""
-        return all_to_all_rows(rows[self._sent.to(rows.device)], self._to, self._from)
+        return all_to_all_rows(rows[_on(rows.device, self._sent)], self._to, self._from)
 
     def restore(self, rows: Tensor) -> Tensor:
         """What became of the rows that `send` gave, (count, ...) -> this process' own rows' results, in their order."""
         returned = all_to_all_rows(rows, self._from, self._to)
-        return returned[self._sent.argsort().to(rows.device)]
+        return returned[_on(rows.device, self._sent.argsort())]
+
+
+def _on(device: torch.device, rows: Tensor) -> Tensor:
+    return rows.to(device, non_blocking=True)

@@ -148,3 +148,21 @@ def test_autocast_keeps_the_losses_in_float32():
         output = method(batch, torch.Generator())
     assert all(loss.dtype == torch.float32 for loss in output.losses.values())
     sum(output.losses.values()).backward()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_on_a_gpu_equals_the_cpu_and_never_waits():
+    batch = make_batch([WHOLE, (0.1, 0.0, 1.0, 0.9)])
+    on_cpu, on_gpu = make(), make().cuda()
+    moved = {name: value.cuda() for name, value in batch.items()}
+    on_gpu(moved, torch.Generator())
+    on_gpu.load_state_dict(on_cpu.state_dict())
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        output = on_gpu(moved, torch.Generator())
+        sum(output.losses.values()).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected = on_cpu(batch, torch.Generator())
+    for name, value in expected.losses.items():
+        assert torch.allclose(output.losses[name].cpu(), value, rtol=1e-3)
