@@ -14,7 +14,7 @@ env: $(VENV)/.ready
 $(VENV)/.ready: requirements.txt
 	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check uv \
-	  && $(PY) -m uv pip install --quiet --python $(PY) -r requirements.txt \
+	  && $(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) -r requirements.txt \
 	  || $(PY) -m pip install --disable-pip-version-check -r requirements.txt
 	touch $@
 

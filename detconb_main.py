@@ -8,14 +8,12 @@ import utils.threads  # noqa: F401  isort: skip  before torch
 
 import argparse
 import sys
-from typing import Any
 
 import torch
 
 import wiring
 from data.label_maps import check_label_maps
 from data.loader import Loader
-from data.photometric import prepare_views
 from data.views import MaskedViews
 from detconb_config import DetConBConfig
 from engine.place import find_run
@@ -26,7 +24,7 @@ from models.heads import make_heads
 from tools.pictures import SampledMaskPictures
 from utils.cli import run_main
 from utils.distributed import on_main
-from wiring import Parts, Schedule
+from wiring import Parts, Schedule, prepare
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,11 +68,6 @@ def make_data(config: DetConBConfig, device: torch.device) -> Loader:
         seed=config.seed,
     )
     return wiring.make_loader(dataset, config, device)
-
-
-def prepare(batch: dict[str, Any]) -> dict[str, Any]:
-    """Photometric augmentation and normalisation of the views, on the device."""
-    return batch | {"images": prepare_views(batch["images"], batch["photometric"])}
 
 
 def make_method(config: DetConBConfig, *, momentum: Schedule) -> DetCon:

@@ -28,7 +28,12 @@ class Model(SlowAverage):
 
 
 class ReSimData(Data):
-    flip_probability: float = Field(0.5, ge=0, le=1, description="Chance that both views of an image are mirrored.")
+    flip_probability: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Chance that both views of an image are mirrored; MoCo v2 mirrors each on its own.",
+    )
     min_crop: float = Field(0.2, gt=0, le=1, description="Smallest share of the image's area that a view may show.")
     mask_dir: Any = unused("windows need no label maps")
     mask_type: Any = unused("windows need no label maps")
@@ -56,7 +61,7 @@ class ReSimAmp(Amp):
     sync_bn: bool = Field(
         False,
         description="BatchNorm over all processes. Without it each process normalises its own images, and key images change "
-        "places between processes first (shuffled BatchNorm).",
+        "places between processes first (shuffled BatchNorm). One process can do neither.",
     )
 
 

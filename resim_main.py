@@ -6,14 +6,14 @@ Wiring only: config (schema in resim_config.py) -> data -> method -> loop; what 
 import utils.threads  # noqa: F401  isort: skip  before torch
 
 import argparse
+import logging
 import sys
-from typing import Any
 
 import torch
 
 import wiring
 from data.loader import Loader
-from data.photometric import MOCO_V2_VIEW, prepare_views
+from data.photometric import MOCO_V2_VIEW
 from data.views import TwoViews
 from engine.place import find_run
 from models.backbone import LEVELS, Trunk
@@ -25,7 +25,9 @@ from resim_config import ReSimConfig, window_levels
 from tools.window_pictures import WindowPictures
 from utils.cli import run_main
 from utils.distributed import world_size
-from wiring import Parts, Schedule
+from wiring import Parts, Schedule, prepare
+
+_log = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,6 +52,7 @@ def build(config: ReSimConfig, device: torch.device, *, max_steps: int | None = 
         method = make_method(config, momentum=momentum)
     method, optimizer, precision = wiring.put_on_device(method, config, device)
     loader = make_data(config, device)
+    warn(config, num_images=loader.num_images)
     plan = wiring.make_plan(config, loader, max_steps=max_steps)
     return Parts(
         loader,
@@ -70,9 +73,19 @@ def make_data(config: ReSimConfig, device: torch.device) -> Loader:
     return wiring.make_loader(TwoViews(images, spec=spec, seed=config.seed), config, device)
 
 
-def prepare(batch: dict[str, Any]) -> dict[str, Any]:
-    """Photometric augmentation and normalisation of the views, on the device."""
-    return batch | {"images": prepare_views(batch["images"], batch["photometric"])}
+def warn(config: ReSimConfig, *, num_images: int) -> None:
+    """Say what will run, but may not teach what it should."""
+    if world_size() == 1:
+        _log.warning(
+            "one process: BatchNorm normalises a query and its key by the same images, which can give the answer away. "
+            "Several processes shuffle or synchronise it (amp.sync_bn)"
+        )
+    if config.model.queue_size > num_images:
+        _log.warning(
+            "model.queue_size: %d keys of %d images: images will be negatives of themselves; a smaller queue avoids that",
+            config.model.queue_size,
+            num_images,
+        )
 
 
 def make_method(config: ReSimConfig, *, momentum: Schedule) -> ReSim:
@@ -95,7 +108,11 @@ def make_method(config: ReSimConfig, *, momentum: Schedule) -> ReSim:
 
 
 def make_neck(config: ReSimConfig, trunk: Trunk) -> FPN | None:
-    """What makes the features that windows are compared in."""
+    """What makes the features that windows are compared in.
+
+    Raises:
+        ValueError: where a level's grid is too small for it.
+    """
     outputs = window_levels(config.model.variant)
     if not outputs:
         return None

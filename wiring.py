@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from data.listing import ImageList, find_images
 from data.loader import Loader
-from data.photometric import BYOL_VIEW_1, BYOL_VIEW_2, PhotometricSpec
+from data.photometric import BYOL_VIEW_1, BYOL_VIEW_2, PhotometricSpec, prepare_views
 from data.sampler import EpochSampler
 from data.views import ViewSpec
 from engine.lars import parameter_groups
@@ -124,6 +124,11 @@ def make_loader(dataset: Dataset, config: Common, device: torch.device) -> Loade
         seed=config.seed,
     )
     return Loader(dataset, sampler, workers=config.data.data_workers, device=device)
+
+
+def prepare(batch: dict[str, Any]) -> dict[str, Any]:
+    """Photometric augmentation and normalisation of a batch's views, on the device."""
+    return batch | {"images": prepare_views(batch["images"], batch["photometric"])}
 
 
 def build_trunk(model: SlowAverage, *, seed: int) -> Trunk:

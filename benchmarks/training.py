@@ -23,7 +23,7 @@ from utils.errors import UserError
 from wiring import Parts
 
 WARM_UP = 3
-# How each method turns a batch's label maps into the regions that it compares.
+# How each method finds the regions of a batch that it compares.
 FIND_REGIONS = {
     "r2o": lambda method, batch: method.find_regions(batch, method.clusters),
     "detconb": lambda method, batch: method.choose_regions(method.find_cells(batch), batch["uniforms"]),
@@ -86,7 +86,7 @@ def report(speeds: dict[str, float]) -> str:
         f"{name:<28}{speed:>10.1f}{1e3 / speed:>10.2f}{speeds['both together'] / speed:>15.0%}"
         for name, speed in speeds.items()
     ]
-    return "\n".join([*lines, f"one core reads, cuts and labels an image in {milliseconds:.2f} ms"])
+    return "\n".join([*lines, f"one core reads and cuts an image, label map included, in {milliseconds:.2f} ms"])
 
 
 @shows_errors

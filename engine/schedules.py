@@ -78,7 +78,7 @@ def warmup_piecewise(
     return passed[-1] if passed else 1.0
 
 
-def warmup_milestones(step: int, *, total_steps: int, warmup_steps: int, milestones: Sequence[int]) -> float:
+def warmup_milestones(step: int, *, warmup_steps: int, milestones: Sequence[int]) -> float:
     """Share of the peak learning rate: a line from 0 to 1, then a tenth less at each of `milestones`, given in steps.
 
     Source: MoCo's schedule, 120 and 160 of 200 epochs.
@@ -112,13 +112,13 @@ def rate_schedule(
         milestones: of `steps`, in steps.
     """
     share = {
-        "cosine": warmup_cosine,
+        "cosine": partial(warmup_cosine, total_steps=total_steps),
         "steps": partial(warmup_milestones, milestones=milestones),
-        "piecewise": warmup_piecewise,
-        "piecewise_released": partial(warmup_piecewise, drops=RELEASED_PIECEWISE_DROPS),
+        "piecewise": partial(warmup_piecewise, total_steps=total_steps),
+        "piecewise_released": partial(warmup_piecewise, total_steps=total_steps, drops=RELEASED_PIECEWISE_DROPS),
     }[lr_type]
     peak = base_lr * global_batch / 256
-    return lambda progress: peak * share(progress.step, total_steps=total_steps, warmup_steps=warmup_steps)
+    return lambda progress: peak * share(progress.step, warmup_steps=warmup_steps)
 
 
 def momentum_schedule(

@@ -29,7 +29,8 @@ def info_nce(
             ones all the same.
     Returns:
         `loss`: the weighted sum of cross-entropies, exactly 0 with zero gradient where every weight is zero. `top1`: the
-        weighted sum, without gradient, of queries whose own key is no less similar than any negative.
+        weighted sum, without gradient, of queries whose own key is no less similar than any negative; where it is itself
+        among them, rounding decides.
     Source: MoCo (He et al., 2020), equation 1; CPC, equation 4.
     """
     if weight is None:
@@ -78,19 +79,12 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, queries, keys, temperature, columns, excluded, max_elements):
-        result, largest, mean_key = (
-            queries.new_empty(len(queries)),
-            queries.new_empty(len(queries)),
-            queries.new_empty(0),
-        )
-        if ctx.needs_input_grad[0]:
-            mean_key = torch.empty_like(queries)
+        result, largest = queries.new_empty(len(queries)), queries.new_empty(len(queries))
+        mean_key = torch.empty_like(queries) if ctx.needs_input_grad[0] else None
         # A chunk of logits gets no name here: it would live on while the next one is made.
         for rows in _chunks(len(queries), len(keys), max_elements):
-            weights, total, top, largest[rows] = _exponentials(
-                _logits(queries, keys, temperature, columns, excluded, rows)
-            )
-            result[rows] = total.log() + top
+            weights, total, largest[rows] = _exponentials(_logits(queries, keys, temperature, columns, excluded, rows))
+            result[rows] = total.log() + _finite(largest[rows])
             if ctx.needs_input_grad[0]:
                 mean_key[rows] = _matmul(weights, keys) / total[:, None]
             del weights
@@ -132,14 +126,17 @@ def _logits(
     return logits
 
 
-def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of (r, K) logits, which it overwrites: exp(logits - top), its (r,) sums, (r,) tops, and the (r,) largest logits."""
+def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of (r, K) logits, which it overwrites: exp(logits - largest), its (r,) sums, and the (r,) largest."""
     largest = logits.amax(1)
-    # Where every key is left out, -inf - -inf would be nan.
-    top = torch.where(largest.isinf(), 0, largest)
-    weights = logits.sub_(top[:, None]).exp_()
+    weights = logits.sub_(_finite(largest)[:, None]).exp_()
     total = weights.sum(1)
-    return weights, torch.where(total > 0, total, 1), top, largest
+    return weights, torch.where(total > 0, total, 1), largest
+
+
+def _finite(largest: Tensor) -> Tensor:
+    # Where every key is left out, -inf - -inf would be nan.
+    return torch.where(largest.isinf(), 0, largest)
 
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:

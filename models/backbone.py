@@ -1,5 +1,6 @@
 """The convolutional trunk that pretraining is for: a torchvision ResNet without its classifier."""
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 LEVELS = ("c2", "c3", "c4", "c5")
+_SIDE = 128  # of the image that levels are measured on, in pixels
 
 
 class Level(NamedTuple):
@@ -53,12 +55,18 @@ class TinyResNet(nn.Module):
         width: channels of the first stage; each later stage doubles them.
         blocks: residual blocks (torchvision's BasicBlock) in each stage.
         strides: strides of the stem and of the four stages; the default gives C4 a stride of 4 and C5 one of 8.
+    Raises:
+        ValueError: for strides that are no powers of two, or come to more than 128 together.
     """
 
     def __init__(
         self, *, width: int = 16, blocks: tuple[int, ...] = (1, 1, 1, 1), strides: tuple[int, ...] = (1, 1, 2, 2, 2)
     ):
         super().__init__()
+        if any(stride & (stride - 1) for stride in strides) or math.prod(strides) > _SIDE:
+            raise ValueError(
+                f"model.backbone.strides: {list(strides)} must be powers of two, their product {_SIDE} at most"
+            )
         self.conv1 = nn.Conv2d(3, width, 3, stride=strides[0], padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
@@ -80,12 +88,11 @@ def _make_stage(channels: int, planes: int, depth: int, stride: int) -> nn.Seque
 
 @torch.no_grad()
 def _measure_levels(trunk: Trunk) -> dict[str, Level]:
-    side = 128
     training = trunk.training
     # In eval mode the probe leaves no trace in the BatchNorm statistics.
-    features = trunk.eval()(torch.zeros(1, 3, side, side))
+    features = trunk.eval()(torch.zeros(1, 3, _SIDE, _SIDE))
     trunk.train(training)
-    return {name: Level(x.shape[1], side // x.shape[2]) for name, x in features.items()}
+    return {name: Level(x.shape[1], _SIDE // x.shape[2]) for name, x in features.items()}
 
 
 def make_trunk(type: str, *, pretrained: bool | str = False, **tiny: Any) -> Trunk:

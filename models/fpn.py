@@ -40,4 +40,9 @@ class FPN(nn.Module):
 
 def _conv(inputs: int, outputs: int, size: int, norm: bool) -> nn.Module:
     convolution = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=not norm)
+    # Outputs begin as large as inputs, as detectron2's and torchvision's pyramids and the released ReSim have it; torch's own
+    # start is smaller by the square root of three, and the features of a contrastive loss would turn faster.
+    nn.init.kaiming_uniform_(convolution.weight, a=1)
+    if not norm:
+        nn.init.zeros_(convolution.bias)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs)) if norm else convolution

@@ -32,13 +32,12 @@ class KeyQueue(nn.Module):
 
 
 def check_queue(size: int, *, batch: int, processes: int) -> None:
-    """Refuse a queue that steps do not fill evenly, so that part of a batch would replace keys younger than others.
+    """Refuse a queue that is no multiple of what a step pushes, as released; `push` itself would take any number.
 
     Args:
         size: of the queue; batch: images a process and micro-batch.
     Raises:
         ValueError: names batches and queues that fit.
-    Source: MoCo's released code asks the same.
     """
     pushed = batch * processes
     if size % pushed == 0:

@@ -47,13 +47,13 @@ class ReSim(nn.Module):
     """Region similarity; without windows it is MoCo v2.
 
     ReSim-FPN compares windows of 48 px on C4 and of 32 px on C3 of a feature pyramid. ReSim-C4 compares those of 48 px on C4
-    alone; the release does not contain it. Here its neck is an FPN whose only level is C4: a 1 x 1 and a 3 x 3 convolution to
-    256 channels, without the path down from C5. So it is ReSim-FPN less all that touches other levels, the trunk's own
-    1,024 channels need not serve as embedding, which heads keep them from in every contrastive method, and the loss costs what
-    the other one's costs.
+    alone; its weights were released, but no code. Our choice for it is an FPN whose only level is C4: a 1 x 1 and a 3 x 3
+    convolution to 256 channels, without the path down from C5. Three reasons: it is ReSim-FPN without all that touches other
+    levels, and nothing else; the trunk's own 1,024 channels stay free of the loss, as behind the heads of every contrastive
+    method; and windows cost what they cost in ReSim-FPN.
 
     Args:
-        backbone: trunk giving {"c2": ..., "c5": ...}.
+        backbone: trunk giving {"c2": ..., "c5": ...}; its `levels` say the strides.
         head: (B, D of c5) -> (B, d), embeds a whole image.
         neck: the trunk's features -> {level: (B, D, h, w)} for the levels of `windows`; None with no windows.
         windows: what slides over the views, each level once.
@@ -158,12 +158,12 @@ class ReSim(nn.Module):
             key_windows.flatten(0, 1),
             negatives,
             temperature=self.temperature,
-            weight=_mean_weight(match.shown.flatten()).to(key_windows.dtype),
+            weight=_mean_weight(match.shown.flatten(), key_windows.dtype),
         )
 
 
-def _mean_weight(chosen: Tensor) -> Tensor:
+def _mean_weight(chosen: Tensor, dtype: torch.dtype) -> Tensor:
     """(R,) bool -> weights that give the mean over what all processes chose, once processes' losses are averaged."""
-    total = all_reduce_sum(chosen.sum()) / world_size()
+    total = all_reduce_sum(chosen.sum()).to(dtype) / world_size()
     # Nothing chosen anywhere: the loss is zero, and attached to every parameter all the same.
-    return chosen / total.clamp(min=1 / world_size())
+    return chosen.to(dtype) / total.clamp(min=1 / world_size())

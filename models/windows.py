@@ -77,7 +77,7 @@ def pool_windows(features: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     N, D, h, w = features.shape
     down, across = (_mean_hats(spans, length).to(_wide(features)) for spans, length in ((rows, h), (columns, w)))
     with torch.autocast(features.device.type, enabled=False):
-        # (N, h, w D): the channels last, where they lie already on a GPU.
+        # Channels last, so that either product is as wide as it can be.
         maps = features.permute(0, 2, 3, 1).to(down.dtype)
         pooled = (down @ maps.flatten(2)).unflatten(2, (w, D))
         return (across[:, None] @ pooled).flatten(1, 2)

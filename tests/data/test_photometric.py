@@ -7,6 +7,7 @@ from data.photometric import (
     BYOL_VIEW_1,
     BYOL_VIEW_2,
     JITTER_ORDERS,
+    MOCO_V2_VIEW,
     Parameter,
     PhotometricSpec,
     augment,
@@ -162,6 +163,14 @@ def test_augmenting_on_a_gpu_equals_the_cpu_and_never_waits():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert (result.cpu() - normalise(augment(batch, parameters))).abs().quantile(0.999) < 1e-3
+
+
+def test_moco_v2s_views_are_the_published_ones():
+    """MoCo v2's released main_moco.py with --aug-plus, and ReSim's."""
+    view = MOCO_V2_VIEW
+    assert (view.brightness, view.contrast, view.saturation, view.hue) == (0.4, 0.4, 0.4, 0.1)
+    assert (view.jitter_probability, view.grey_probability, view.solarise_probability) == (0.8, 0.2, 0)
+    assert view.blur_probability == 0.5 and view.blur_sigma == (0.1, 2.0)
 
 
 def test_the_blur_keeps_its_share_of_a_smaller_view():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import resim_main
+from data.photometric import MOCO_V2_VIEW
 from models.fpn import FPN
 from resim_config import ReSimConfig
 from tests.mains import train_in_float64
@@ -115,6 +116,31 @@ def test_both_views_are_mirrored_alike_but_for_moco(folder):
         return any(first != second for first, second in flips)
 
     assert [differ(variant) for variant in TASKS] == [False, False, True]
+
+
+def test_keys_change_places_unless_statistics_are_synchronised(folder):
+    assert build(folder, seed=5).method.shuffle_seed == 5
+    assert build(folder, seed=5, amp={"sync_bn": True}).method.shuffle_seed is None
+
+
+def test_views_are_moco_v2s(folder):
+    spec = build(folder, data={"resize_size": 224}).loader.dataset.spec
+    assert spec.photometric == (MOCO_V2_VIEW, MOCO_V2_VIEW) and spec.scale == (0.2, 1.0)
+
+
+def test_every_micro_batch_fills_the_queue(folder):
+    write_own_config(folder, CONFIG, optimizer={"accumulate_steps": 2}, amp={"opt_level": "O1"})
+    assert train(folder, "run", "--max_steps", "2") == 0
+    queue = newest(folder / "run")["method"]
+    assert queue["queue.next"] == 2 * 2 * 8 and queue["queue.keys"].dtype == torch.float32
+
+
+def test_one_process_and_a_queue_of_more_keys_than_images_are_warned_of(folder, capsys):
+    assert train(folder, "run", "--max_steps", "1") == 0
+    warnings = capsys.readouterr().err
+    assert "one process: BatchNorm" in warnings and "64 keys of 27 images" in warnings
+    assert train(folder, "small", "--max_steps", "1", "--set", "model.queue_size=24") == 0
+    assert "keys of" not in capsys.readouterr().err
 
 
 def test_windows_of_c4_alone_see_no_other_level(folder):

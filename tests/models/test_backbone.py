@@ -69,6 +69,14 @@ def test_an_unknown_backbone_names_those_there_are():
         make_trunk("resnet51")
 
 
+@pytest.mark.parametrize("strides", [(3, 1, 2, 2, 2), (8, 2, 2, 2, 4)])
+def test_strides_whose_levels_could_not_be_measured_are_refused(strides):
+    with pytest.raises(ValueError, match="model.backbone.strides.*powers of two"):
+        make_trunk("resnet_tiny", width=2, blocks=(1, 1, 1, 1), strides=strides)
+    deepest = make_trunk("resnet_tiny", width=2, blocks=(1, 1, 1, 1), strides=(8, 2, 2, 2, 2))
+    assert [level.stride for level in deepest.levels.values()] == [16, 32, 64, 128]
+
+
 def test_a_head_normalises_rows_of_all_images_and_regions_together():
     head, x = MLP(6, hidden_dim=5, output_dim=3), torch.randn(4, 7, 6)
     assert torch.allclose(head(x).flatten(0, 1), head(x.flatten(0, 1)), atol=1e-6)

@@ -56,6 +56,15 @@ def test_every_parameter_gets_a_gradient():
     assert all(parameter.grad is not None for parameter in pyramid.parameters())
 
 
+def test_convolutions_begin_as_in_the_releases_pyramid():
+    """Uniform within the square root of three over the fan-in, without bias."""
+    pyramid = FPN({"c4": 30, "c5": 50}, out_channels=40, outputs=("c4",))
+    for convolution in (module for module in pyramid.modules() if isinstance(module, torch.nn.Conv2d)):
+        bound = (3 / convolution.weight[0].numel()) ** 0.5
+        assert 0.95 * bound < convolution.weight.abs().max() <= bound
+        assert not convolution.bias.any()
+
+
 def test_norm_takes_the_place_of_the_bias():
     pyramid = FPN(CHANNELS, out_channels=4, outputs=("c5",), norm=True)
     norms = [module for module in pyramid.modules() if isinstance(module, torch.nn.BatchNorm2d)]

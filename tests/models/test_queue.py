@@ -78,6 +78,11 @@ def test_a_queue_that_does_not_fit_is_refused_with_batches_and_queues_that_do(si
         check_queue(fitting, batch=batch, processes=processes)
 
 
+def test_the_batches_offered_are_the_nearest_that_fit():
+    with pytest.raises(ValueError, match="train_batch_size may be 8, 16, 32, 64, 128, 256; or"):
+        check_queue(65536, batch=45, processes=8)
+
+
 def test_three_processes_fill_no_power_of_two_and_only_queues_are_offered():
     with pytest.raises(ValueError, match="With 3 processes, model.queue_size 65472 or 65568$") as refusal:
         check_queue(65536, batch=32, processes=3)

@@ -99,3 +99,13 @@ def test_unequal_numbers_of_rows_are_handed_out_without_gradient(model_ranks):
     assert not first.requires_grad
     alone = torch.ones(2, 3, requires_grad=True)
     assert torch.equal(all_to_all_rows(alone, [2], [2]), alone) and not all_to_all_rows(alone, [2], [2]).requires_grad
+
+
+def test_keys_are_normalised_among_other_images_than_their_queries_and_among_others_at_every_step(model_ranks):
+    first, second = (rank["key_statistics"] for rank in model_ranks)
+    # Left in place, the second process' images are all brighter than the first's, whatever the step.
+    apart = [(second[f"None {step}"] - first[f"None {step}"]).abs() for step in range(3)]
+    mixed = [(second[f"0 {step}"] - first[f"0 {step}"]).abs() for step in range(3)]
+    assert torch.equal(apart[0], apart[1]) and torch.equal(apart[0], apart[2])
+    assert all((near < 0.9 * far).all() for near, far in zip(mixed, apart))
+    assert len({tuple(first[f"0 {step}"].tolist()) for step in range(3)}) == 3

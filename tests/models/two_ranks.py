@@ -5,10 +5,14 @@ from pathlib import Path
 
 import torch
 
+from models.backbone import make_trunk
+from models.heads import MLP
+from models.resim import ReSim
 from models.shuffle import Shuffle
 from tests.models.given_features import given_batch, given_resim
 from tests.models.published import load_reference
 from utils import distributed
+from utils.method import Progress
 
 COUNT, SEEDS = 4, 6
 SHAPES = {"vectors": (5,), "images": (3, 4, 2), "numbers": ()}
@@ -47,6 +51,19 @@ def compared(rank: int, shuffle_seed: int | None) -> dict[str, torch.Tensor]:
     return output.losses | {"keys": method.queue.keys, "next": method.queue.next}
 
 
+def key_statistics(rank: int, shuffle_seed: int | None, step: int) -> torch.Tensor:
+    """What the key network's first BatchNorm has seen after a step; every image is brighter than the one before."""
+    torch.manual_seed(0)
+    trunk = make_trunk("resnet_tiny", width=4)
+    head = MLP(trunk.levels["c5"].channels, hidden_dim=4, output_dim=4, norm=False)
+    options = {"queue_size": 8, "dim": 4, "momentum": lambda progress: 1.0, "shuffle_seed": shuffle_seed}
+    method = ReSim(trunk, head, **options)
+    brightness = torch.arange(COUNT) + COUNT * rank
+    method.before_step(Progress(step, 10, 0))
+    method({"images": brightness.view(-1, 1, 1, 1, 1).expand(COUNT, 2, 3, 16, 16).float()}, torch.Generator())
+    return method.target[0].bn1.running_mean
+
+
 def main(folder: Path) -> None:
     distributed.launch(None)
     rank = distributed.rank()
@@ -54,6 +71,9 @@ def main(folder: Path) -> None:
         {
             "exchanged": exchanged(rank),
             "handed_out": handed_out(rank),
+            "key_statistics": {
+                f"{seed} {step}": key_statistics(rank, seed, step) for seed in SHUFFLE_SEEDS for step in range(3)
+            },
             "compared": {str(seed): compared(rank, seed) for seed in SHUFFLE_SEEDS},
         },
         folder / f"{rank}.pth",
