@@ -15,7 +15,7 @@ class KeyQueue(nn.Module):
     Source: MoCo (He et al., 2020), section 3.2.
     """
 
-    def __init__(self, size: int, dim: int):
+    def __init__(self, size: int, *, dim: int):
         super().__init__()
         self.register_buffer("keys", unit(torch.randn(size, dim)))
         self.register_buffer("next", torch.zeros((), dtype=torch.int64))

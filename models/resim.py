@@ -80,7 +80,7 @@ class ReSim(nn.Module):
         super().__init__()
         self.backbone, self.head, self.neck = backbone, head, neck or nn.Identity()
         self.target = make_target(self.backbone, self.neck, self.head)
-        self.queue = KeyQueue(queue_size, dim)
+        self.queue = KeyQueue(queue_size, dim=dim)
         self.windows, self.momentum, self.temperature = windows, momentum, temperature
         self.shuffle_seed, self._step = shuffle_seed, 0
 

@@ -12,13 +12,13 @@ def numbered(first: int, last: int) -> torch.Tensor:
 
 
 def test_a_queue_begins_with_unit_vectors_none_like_another():
-    keys = KeyQueue(6, 4).keys
+    keys = KeyQueue(6, dim=4).keys
     assert torch.allclose(keys.norm(dim=1), torch.ones(6))
     assert len(keys.unique(dim=0)) == 6
 
 
 def test_keys_stand_in_order_and_replace_the_oldest_also_around_the_end():
-    queue = KeyQueue(8, 3)
+    queue = KeyQueue(8, dim=3)
     start = queue.keys.clone()
     queue.push(numbered(0, 5))
     assert torch.equal(queue.keys, torch.cat([numbered(0, 5).float(), start[5:]]))
@@ -29,18 +29,18 @@ def test_keys_stand_in_order_and_replace_the_oldest_also_around_the_end():
 
 
 def test_keys_are_kept_without_their_graph_in_the_queues_type():
-    queue = KeyQueue(4, 3)
+    queue = KeyQueue(4, dim=3)
     queue.push(torch.ones(2, 3, dtype=torch.bfloat16, requires_grad=True))
     assert not queue.keys.requires_grad and queue.keys.dtype == torch.float32
 
 
 def test_more_keys_than_it_holds_are_refused():
     with pytest.raises(AssertionError, match="5 keys in a queue of 4"):
-        KeyQueue(4, 3).push(numbered(0, 5))
+        KeyQueue(4, dim=3).push(numbered(0, 5))
 
 
 def test_a_queue_from_a_state_dict_goes_on_where_it_stopped():
-    queue, resumed = KeyQueue(8, 3), KeyQueue(8, 3)
+    queue, resumed = KeyQueue(8, dim=3), KeyQueue(8, dim=3)
     queue.push(numbered(0, 6))
     resumed.load_state_dict(queue.state_dict())
     for one in (queue, resumed):

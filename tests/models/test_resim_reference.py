@@ -106,7 +106,7 @@ def test_two_processes_have_the_published_losses_and_queue_whether_images_change
     reference, model_ranks, shuffle_seed
 ):
     shown = {level: (reference[f"{level}_labels"] == 0).sum(1) for level in CELL}
-    for rank, found in enumerate(found["compared"][str(shuffle_seed)] for found in model_ranks):
+    for rank, found in enumerate(seen["compared"][str(shuffle_seed)] for seen in model_ranks):
         for task, theirs in zip(TASKS, reference["world2_losses"][rank].tolist()):
             # Ours are such that the processes' mean is one over all windows; theirs are each process' own mean.
             share = 1 if task == "moco" else (shown[task][rank] / shown[task].double().mean()).item()
