@@ -8,10 +8,13 @@ from torch.autograd.function import once_differentiable
 
 from losses.byol import unit
 
+# Logits that exist at a time: 64 MiB in float32.
+_MAX_ELEMENTS = 2**24
+
 
 class Contrast(NamedTuple):
-    loss: Tensor
-    top1: Tensor
+    loss: Tensor  # scalar
+    top1: Tensor  # scalar in [0, 1] where the weights' sum is one
 
 
 def info_nce(
@@ -25,8 +28,8 @@ def info_nce(
         negatives: (K, D) unit vectors. A positive may stand among them too. Without gradient, they may be overwritten
             before the backward pass, as a queue is.
         temperature: > 0.
-        weight: (R,), >= 0; by default 1 / R each, which gives the mean. Zero drops a query; it may hold no number but finite
-            ones all the same.
+        weight: (R,), >= 0; by default 1 / R each, which gives the mean. Zero drops a query, whose numbers must be finite all
+            the same.
     Returns:
         `loss`: the weighted sum of cross-entropies, exactly 0 with zero gradient where every weight is zero. `top1`: the
         weighted sum, without gradient, of queries whose own key is no less similar than any negative; where it is itself
@@ -40,10 +43,6 @@ def info_nce(
     others, largest = _LogSumExp.apply(queries, negatives, temperature, None, None, _MAX_ELEMENTS)
     correct = (own.detach() >= largest).to(weight.dtype)
     return Contrast((weight * (torch.logaddexp(own, others) - own)).sum(), (weight * correct).sum())
-
-
-# Logits that exist at a time: 64 MiB in float32.
-_MAX_ELEMENTS = 2**24
 
 
 def log_sum_exp(
