@@ -22,7 +22,7 @@ from benchmarks.compare import report
 from data.geometry import draw_crop
 from losses.byol import unit
 from losses.info_nce import info_nce
-from models.windows import inside, map_spans, neighbourhoods, pool_windows, window_spans
+from models.windows import match_windows, neighbourhoods, pool_windows
 
 SIDE, CHANNELS, TEMPERATURE = 224, 256, 0.2
 
@@ -53,9 +53,8 @@ def draw_boxes(images: int) -> Tensor:
 
 def match(boxes: Tensor, level: Level) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
     """Spans of the windows, (1, n, 2), and of their rows and columns in the key view, in cells; (B n n,) which it shows."""
-    spans = window_spans(SIDE, size=level.size, stride=level.stride)
-    rows, columns = map_spans(spans, boxes, torch.zeros(len(boxes), 2, dtype=torch.bool))
-    shown = inside(rows)[:, :, None] & inside(columns)[:, None]
+    flips = torch.zeros(len(boxes), 2, dtype=torch.bool)
+    spans, rows, columns, shown = match_windows(SIDE, boxes, flips, size=level.size, stride=level.stride)
     return (spans[None] * level.cells, rows * level.cells, columns * level.cells), shown.flatten()
 
 

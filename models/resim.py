@@ -14,7 +14,7 @@ from losses.info_nce import Contrast, info_nce
 from models.momentum import make_target, update_target
 from models.queue import KeyQueue
 from models.shuffle import Shuffle
-from models.windows import inside, map_spans, neighbourhoods, pool_windows, window_spans
+from models.windows import Match, match_windows, neighbourhoods, pool_windows
 from utils.distributed import all_gather_rows, all_reduce_sum, world_size
 from utils.method import Output, Progress
 from utils.seeding import torch_generator
@@ -32,15 +32,6 @@ class Windows(NamedTuple):
 class Encoded(NamedTuple):
     vector: Tensor  # (B, d) of the whole image
     maps: dict[str, Tensor]  # level -> (B, D, h, w)
-
-
-class Match(NamedTuple):
-    """Windows of the first view, and where the second shows them: spans in [0, 1] of a view, along either axis."""
-
-    spans: Tensor  # (n, 2), rows and columns alike
-    rows: Tensor  # (B, n, 2) in the second view
-    columns: Tensor  # (B, n, 2)
-    shown: Tensor  # (B, n * n) bool, whether the second view shows a window whole
 
 
 class ReSim(nn.Module):
@@ -120,11 +111,8 @@ class ReSim(nn.Module):
 
     def match(self, batch: dict[str, Any], windows: Windows) -> Match:
         """The windows of a batch's first views in its second ones, from the views' boxes alone."""
-        side, boxes = batch["images"].shape[-1], batch["boxes"]
-        spans = window_spans(side, size=windows.size, stride=windows.stride, device=boxes.device, dtype=boxes.dtype)
-        rows, columns = map_spans(spans, boxes, batch["flips"])
-        shown = inside(rows)[:, :, None] & inside(columns)[:, None, :]
-        return Match(spans, rows, columns, shown.flatten(1))
+        side = batch["images"].shape[-1]
+        return match_windows(side, batch["boxes"], batch["flips"], size=windows.size, stride=windows.stride)
 
     def _encode(self, networks: tuple[nn.Module, ...], images: Tensor) -> Encoded:
         backbone, neck, head = networks

@@ -22,6 +22,7 @@ class Shuffle:
         order = torch.randperm(count * processes, generator=generator)
         source, destination = order // count, torch.arange(len(order)) // count
         self._sent = order[source == own] % count
+        self._place = self._sent.argsort()
         self._to = torch.bincount(destination[source == own], minlength=processes).tolist()
         self._from = torch.bincount(source[destination == own], minlength=processes).tolist()
 
@@ -32,7 +33,7 @@ class Shuffle:
     def restore(self, rows: Tensor) -> Tensor:
         """What became of the rows that `send` gave, (count, ...) -> this process' own rows' results, in their order."""
         returned = all_to_all_rows(rows, self._from, self._to)
-        return returned[_on(rows.device, self._sent.argsort())]
+        return returned[_on(rows.device, self._place)]
 
 
 def _on(device: torch.device, rows: Tensor) -> Tensor:

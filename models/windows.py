@@ -4,9 +4,28 @@ Windows are rows x columns of a grid, and so are the same places in the other vi
 axis: (..., n, 2), its start and its end in [0, 1] of the view.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Match(NamedTuple):
+    """Windows of the first view, and where the second shows them: spans in [0, 1] of a view, along either axis."""
+
+    spans: Tensor  # (n, 2), rows and columns alike
+    rows: Tensor  # (B, n, 2) in the second view
+    columns: Tensor  # (B, n, 2)
+    shown: Tensor  # (B, n * n) bool, whether the second view shows a window whole
+
+
+def match_windows(side: int, boxes: Tensor, flips: Tensor, *, size: int, stride: int) -> Match:
+    """The windows of first views in second ones, from the views' boxes alone; see `window_spans` and `map_spans`."""
+    spans = window_spans(side, size=size, stride=stride, device=boxes.device, dtype=boxes.dtype)
+    rows, columns = map_spans(spans, boxes, flips)
+    shown = inside(rows)[:, :, None] & inside(columns)[:, None, :]
+    return Match(spans, rows, columns, shown.flatten(1))
 
 
 def window_spans(

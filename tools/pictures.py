@@ -4,6 +4,7 @@ import argparse
 import colorsys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,33 @@ class RegionPictures:
         log.pictures(progress.step, "regions", stack(rows, axis=0))
 
 
-class SampledMaskPictures:
+class ViewPictures:
+    """Draws some images' views as they are in an epoch, one row an image.
+
+    Args:
+        dataset: gives an image's views for (epoch, index).
+        count: images drawn, evenly spaced over the listing; 0 draws none.
+    """
+
+    name: str  # of the sheet
+
+    def __init__(self, dataset: Dataset, *, count: int):
+        self._dataset = dataset
+        self._indices = spread(min(count, len(dataset)), len(dataset)) if is_main() else []
+
+    def draw(self, method: nn.Module, epoch: int, progress: Progress, log: RunLog) -> None:
+        """Add a sheet of the epoch's views to the log; the method computes no feature for it."""
+        if len(self._indices) == 0 or log.has_picture(progress.step, self.name):
+            return
+        batch = collate([self._dataset[epoch, int(index)] for index in self._indices])
+        log.pictures(progress.step, self.name, stack(self.rows(method, batch), axis=0))
+
+    def rows(self, method: nn.Module, batch: dict[str, Any]) -> list[np.ndarray]:
+        """A picture for each image of a batch."""
+        raise NotImplementedError
+
+
+class SampledMaskPictures(ViewPictures):
     """Draws both views of some images, their masks, and the regions that were drawn of them.
 
     Args:
@@ -77,26 +104,20 @@ class SampledMaskPictures:
         count: images drawn, evenly spaced over the listing; 0 draws none.
     """
 
-    def __init__(self, dataset: Dataset, *, count: int):
-        self._dataset = dataset
-        self._indices = spread(min(count, len(dataset)), len(dataset)) if is_main() else []
+    name = "masks"
 
-    def draw(self, method: nn.Module, epoch: int, progress: Progress, log: RunLog) -> None:
-        """Add a sheet of the epoch's views, one row an image, to the log; the method computes no feature for it."""
-        if len(self._indices) == 0 or log.has_picture(progress.step, "masks"):
-            return
-        batch = collate([self._dataset[epoch, int(index)] for index in self._indices])
+    def rows(self, method: nn.Module, batch: dict[str, Any]) -> list[np.ndarray]:
+        """Both views of each image, their masks, and the drawn regions."""
         cells = method.find_cells(batch)
         ids, _ = method.choose_regions(cells, batch["uniforms"])
         side = method.pool_size
         drawn = torch.where((cells[:, :, None] == ids[:, None]).any(-1), cells, -1).unflatten(1, (side, side))
-        rows = [
+        return [
             stack([mask_row(*view) for view in zip(photos, labels, sampled)], axis=1)
             for photos, labels, sampled in zip(
                 batch["images"].permute(0, 1, 3, 4, 2).numpy(), batch["labels"].numpy(), unfold_views(drawn).numpy()
             )
         ]
-        log.pictures(progress.step, "masks", stack(rows, axis=0))
 
 
 def mask_row(photo: np.ndarray, labels: np.ndarray, sampled: np.ndarray) -> np.ndarray:

@@ -1,17 +1,14 @@
 """Pictures of windows: which windows of one view a run compares with which places of the other."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
-from torch.utils.data import Dataset
 
-from data.views import collate
-from models.resim import Match
-from tools.pictures import GAP, TILE, colour, resize, spread, stack
-from utils.distributed import is_main
+from models.windows import Match
+from tools.pictures import GAP, TILE, ViewPictures, colour, resize, spread, stack
 from utils.log import RunLog
 from utils.method import Progress
 
@@ -28,7 +25,7 @@ class Boxes(NamedTuple):
     outlined: np.ndarray  # (k, 4) some of them, which do not overlap
 
 
-class WindowPictures:
+class WindowPictures(ViewPictures):
     """Draws both views of some images, and in them the windows that a method compares.
 
     What no compared window covers is dark. Of the windows, some that do not overlap are outlined, each in one colour and with
@@ -39,24 +36,20 @@ class WindowPictures:
         count: images drawn, evenly spaced over the listing; 0 draws none.
     """
 
-    def __init__(self, dataset: Dataset, *, count: int):
-        self._dataset = dataset
-        self._indices = spread(min(count, len(dataset)), len(dataset)) if is_main() else []
+    name = "windows"
 
     def draw(self, method: nn.Module, epoch: int, progress: Progress, log: RunLog) -> None:
-        """Add a sheet of the epoch's views to the log; the method computes no feature for it.
+        """As `ViewPictures` does, where the method compares windows."""
+        if method.windows:
+            super().draw(method, epoch, progress, log)
 
-        A row is an image; for each kind of windows it shows the first view, then the second.
-        """
-        if len(self._indices) == 0 or not method.windows or log.has_picture(progress.step, "windows"):
-            return
-        batch = collate([self._dataset[epoch, int(index)] for index in self._indices])
+    def rows(self, method: nn.Module, batch: dict[str, Any]) -> list[np.ndarray]:
+        """For each kind of windows the first view, then the second."""
         matches = [method.match(batch, windows) for windows in method.windows]
         photos = batch["images"].permute(0, 1, 3, 4, 2).numpy()
-        rows = [
+        return [
             _beside([pair_of_views(*views, match, image) for match in matches]) for image, views in enumerate(photos)
         ]
-        log.pictures(progress.step, "windows", stack(rows, axis=0))
 
 
 def pair_of_views(first: np.ndarray, second: np.ndarray, match: Match, image: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -111,3 +112,15 @@ def wait_for_step(run: Path, step: int) -> None:
     while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < step:
         assert time.monotonic() < deadline, "the run does not get going"
         time.sleep(0.01)
+
+
+def assert_a_killed_run_goes_on(method: str, folder: Path, *, number: int = signal.SIGKILL) -> None:
+    """METHOD by FOLDER/own.yaml, killed with its data workers past step 14 and resumed, equals an uninterrupted run."""
+    assert launched(method, folder, "whole").wait(timeout=200) == 0
+    process = launched(method, folder, "killed")
+    wait_for_step(folder / "killed", 14)
+    os.killpg(process.pid, number)
+    code = process.wait(timeout=60)
+    assert code == (-signal.SIGKILL if number == signal.SIGKILL else 75), process.stderr.read()
+    assert launched(method, folder, "killed", "--resume", "auto").wait(timeout=200) == 0
+    assert_same(newest(folder / "whole"), newest(folder / "killed"))

@@ -1,7 +1,5 @@
 """The main job of DetCon on a small folder of pictures and masks: launched, resumed, on two processes, fed rubbish."""
 
-import os
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +14,12 @@ from detconb_config import DetConBConfig
 from models.backbone import make_trunk
 from tests.mains.runs import (
     TINY_MODEL,
+    assert_a_killed_run_goes_on,
     assert_same,
     assert_two_processes_equal_one,
-    launched,
     make_pictures,
     metrics,
     newest,
-    wait_for_step,
     write_own_config,
 )
 from utils.config import load_config
@@ -239,10 +236,4 @@ def test_the_published_pool_sizes_are_the_grids_of_a_resnet():
 def test_a_killed_run_goes_on_to_the_same_parameters(folder):
     changes = {"optimizer": {"total_epochs": 12}, "checkpoint": {"save_minutes": 0.002}, "data": {"data_workers": 1}}
     write_own_config(folder, CONFIG, **changes)
-    assert launched("detconb", folder, "whole").wait(timeout=200) == 0
-    process = launched("detconb", folder, "killed")
-    wait_for_step(folder / "killed", 14)
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait(timeout=60) == -signal.SIGKILL
-    assert launched("detconb", folder, "killed", "--resume", "auto").wait(timeout=200) == 0
-    assert_same(newest(folder / "whole"), newest(folder / "killed"))
+    assert_a_killed_run_goes_on("detconb", folder)

@@ -16,13 +16,12 @@ import r2o_main
 import wiring
 from tests.mains.runs import (
     TINY_MODEL,
+    assert_a_killed_run_goes_on,
     assert_same,
     assert_two_processes_equal_one,
-    launched,
     make_pictures,
     metrics,
     newest,
-    wait_for_step,
     write_own_config,
 )
 from tests.paths import ROOT
@@ -280,14 +279,7 @@ def test_two_processes_with_half_the_batch_equal_one(folder):
 def test_a_killed_run_goes_on_to_the_same_parameters(folder, number):
     """As schedulers do, the signal goes to the data workers too."""
     write_config(folder, optimizer={"total_epochs": 12}, checkpoint={"save_minutes": 0.002}, data={"data_workers": 1})
-    assert launched("r2o", folder, "whole").wait(timeout=200) == 0
-    process = launched("r2o", folder, "killed")
-    wait_for_step(folder / "killed", 14)
-    os.killpg(process.pid, number)
-    code = process.wait(timeout=60)
-    assert code == (-signal.SIGKILL if number == signal.SIGKILL else 75), process.stderr.read()
-    assert launched("r2o", folder, "killed", "--resume", "auto").wait(timeout=200) == 0
-    assert_same(newest(folder / "whole"), newest(folder / "killed"))
+    assert_a_killed_run_goes_on("r2o", folder, number=number)
 
 
 @pytest.mark.slow

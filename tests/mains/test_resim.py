@@ -1,8 +1,6 @@
 """The main job of ReSim and MoCo v2 on a small folder of pictures: launched, resumed, on two processes, fed rubbish."""
 
-import os
 import re
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +14,12 @@ from resim_config import ReSimConfig
 from tests.mains import train_in_float64
 from tests.mains.runs import (
     TINY_MODEL,
+    assert_a_killed_run_goes_on,
     assert_same,
     assert_two_processes_equal_one,
-    launched,
     make_pictures,
     metrics,
     newest,
-    wait_for_step,
     write_own_config,
 )
 from tests.utils.two_ranks import run_two_ranks
@@ -186,10 +183,4 @@ def test_a_batch_that_the_message_names_is_accepted(folder, capsys):
 def test_a_killed_run_goes_on_to_the_same_parameters(folder):
     changes = {"optimizer": {"total_epochs": 12}, "checkpoint": {"save_minutes": 0.002}, "data": {"data_workers": 1}}
     write_own_config(folder, CONFIG, **changes)
-    assert launched("resim", folder, "whole").wait(timeout=200) == 0
-    process = launched("resim", folder, "killed")
-    wait_for_step(folder / "killed", 14)
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait(timeout=60) == -signal.SIGKILL
-    assert launched("resim", folder, "killed", "--resume", "auto").wait(timeout=200) == 0
-    assert_same(newest(folder / "whole"), newest(folder / "killed"))
+    assert_a_killed_run_goes_on("resim", folder)
