@@ -1,8 +1,7 @@
-"""Label maps on disk: one single-channel PNG an image, and a note of how they were made."""
+"""Label maps on disk: one single-channel PNG an image."""
 
 import re
 import shlex
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -10,11 +9,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data.images import UnreadableImage, read_image
-from data.listing import ImageList, walk_images
+from data.derived import missing_files, readable
+from data.images import read_image
+from data.listing import ImageList
 from data.orientation import upright_shape
 from utils.errors import DataError
-from utils.files import atomic_path, read_json, write_json
+from utils.files import atomic_path
 
 MAX_LABELS = 65536
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -130,23 +130,8 @@ def find_defect(path: str | Path, mask_type: str, image_path: str | Path) -> str
 
 
 def missing_label_maps(folder: str | Path, images: ImageList) -> list[int]:
-    """Indices of the images without a map, found by listing the folder MASK_DIR/TYPE/SPLIT once."""
-    present = set(walk_images(folder)) if Path(folder).is_dir() else set()
-    return [index for index, path in enumerate(images.paths.tolist()) if path + b".png" not in present]
-
-
-def lacking_label_maps(folder: str | Path, images: ImageList) -> Iterator[int]:
-    """Indices of the readable images without a map; finds each only as it is asked for, by reading images."""
-    return _readable(missing_label_maps(folder, images), images)
-
-
-def _readable(indices: list[int], images: ImageList) -> Iterator[int]:
-    for index in indices:
-        try:
-            read_image(images.path(index))
-        except UnreadableImage:
-            continue
-        yield index
+    """Indices of the images without a map in the folder MASK_DIR/TYPE/SPLIT; opens no file."""
+    return missing_files(folder, images, suffix=".png")
 
 
 def check_label_maps(mask_dir: str | Path, mask_type: str, images: ImageList) -> None:
@@ -157,7 +142,7 @@ def check_label_maps(mask_dir: str | Path, mask_type: str, images: ImageList) ->
     """
     folder = Path(mask_dir, mask_type, images.split)
     missing = missing_label_maps(folder, images)
-    lacking = list(islice(_readable(missing, images), 3))
+    lacking = list(islice(readable(missing, images), 3))
     if lacking:
         command = shlex.join(
             ["python", "-m", "tools.make_masks", "--dataset_dir", str(_dataset_dir(images)), "--split", images.split]
@@ -176,32 +161,3 @@ def _dataset_dir(images: ImageList) -> Path:
     if images.root.name not in (images.split, f"{images.split}2017"):
         return images.root
     return images.root.parents[1] if images.root.parent.name == "images" else images.root.parent
-
-
-def write_meta(folder: str | Path, images: ImageList | None, *, tool: str, parameters: dict, versions: dict) -> None:
-    """Note beside label maps how they were made, and that every readable image of this listing has its map.
-
-    Args:
-        folder: MASK_DIR/TYPE/SPLIT.
-        images: the listing that is complete; earlier ones, such as of a subset, stay noted. None for none yet.
-        tool, parameters, versions: what made the maps.
-    """
-    listings = dict(read_meta(folder).get("complete_listings", {}))
-    if images is not None:
-        listings[images.listing_hash] = len(images)
-    meta = {"tool": tool, "parameters": parameters, "versions": versions, "complete_listings": listings}
-    write_json(Path(folder) / "meta.json", meta)
-
-
-def read_meta(folder: str | Path) -> dict:
-    """The note of `write_meta`; empty where there is none or it is damaged: the maps are then looked through again."""
-    try:
-        meta = read_json(Path(folder) / "meta.json")
-    except (OSError, ValueError):
-        return {}
-    return meta if isinstance(meta, dict) else {}
-
-
-def is_complete(folder: str | Path, images: ImageList) -> bool:
-    """Whether the note says that every readable image of this listing has its map; looks at no map."""
-    return images.listing_hash in read_meta(folder).get("complete_listings", {})

@@ -18,7 +18,7 @@ from data.views import collate
 from utils.errors import UserError
 
 # What is read on the CPU: moving it to the device would make the host wait to read it back.
-HOST_KEYS = ("photometric", "seed")
+HOST_KEYS = ("photometric", "patch_photometric", "seed")
 
 _log = logging.getLogger(__name__)
 

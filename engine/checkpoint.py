@@ -195,8 +195,14 @@ def export_backbone(trunk: nn.Module, path: str | os.PathLike) -> None:
         if not name.startswith("fc."):
             tensor = tensor.float() if tensor.is_floating_point() else tensor
             state[name] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    save_state(state, path)
+
+
+def save_state(state: dict[str, Any], path: str | os.PathLike) -> None:
+    """Write tensors, numbers, strings and containers of them, atomically; the same state gives the same bytes."""
+    # Given a path, torch would write its last part, here a random one, into the file.
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        torch.save(state, file)
 
 
 def _norm_buffers(module: nn.Module) -> dict[str, Tensor]:

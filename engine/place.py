@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from utils.config import Section
 from utils.distributed import on_main
 from utils.errors import UserError
-from utils.files import read_json
+from utils.files import read_json, write_json
 
 RUNS = Path("runs")
 # Sections and keys that may differ between a run and its continuation.
@@ -37,6 +37,12 @@ def find_run(method: str, config: Section, *, out: str | None, resume: str | Non
         UserError: where a new run would write over another, or nothing is at `resume`.
     """
     return on_main(lambda: _choose_place(method, config, out=out, resume=resume or config.checkpoint.resume_path))
+
+
+def note_run(place: Place, config: Section) -> None:
+    """Leave in a run's folder what finds it again: its name, and what its config must be to go on."""
+    values = config.model_dump(mode="json")
+    write_json(place.folder / "run.json", {"stamp": place.stamp, "fingerprint": fingerprint(values)})
 
 
 def fingerprint(config: dict[str, Any]) -> str:

@@ -1,8 +1,11 @@
 """A run on disk: its folder, what it resumes from, its checkpoints and its log."""
 
 import logging
+import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from engine.checkpoint import CheckpointStore, export_backbone, gather_buffers, load_checkpoint, restore_buffers
-from engine.place import Place, differences, fingerprint, fixed_part
+from engine.place import Place, differences, fixed_part, note_run
 from engine.precision import Precision
 from utils.config import Section, dump_config
 from utils.distributed import all_reduce_max, barrier, broadcast_object, is_main, world_size
-from utils.errors import UserError
-from utils.files import atomic_write_bytes, write_json
+from utils.errors import PREEMPTED, UserError
+from utils.files import atomic_write_bytes
 from utils.log import RunLog, setup_logging
 from utils.progress import ProgressBar
 
@@ -45,7 +48,7 @@ class Run:
         self._step = self._count_steps(self._state) if self._state else 0
         if is_main():
             atomic_write_bytes(self.folder / "config.yaml", dump_config(config).encode())
-            write_json(self.folder / "run.json", {"stamp": place.stamp, "fingerprint": fingerprint(self._config)})
+            note_run(place, config)
         self.log = RunLog(
             self.folder,
             log_dir=log.log_dir and _fill(log.log_dir, "log.log_dir", place.stamp, place.stamp),
@@ -167,6 +170,23 @@ class StopRequest:
         if world_size() == 1:
             return self._asked
         return agree and bool(all_reduce_max(torch.tensor(int(self._asked))))
+
+
+@contextmanager
+def stops_at_once() -> Iterator[None]:
+    """For work whose files are whole or absent, whenever it ends: a scheduler's warning ends this process, with PREEMPTED."""
+
+    def end(number: int, frame: object) -> None:
+        _log.warning("asked to stop; the same command goes on where this one stopped")
+        # Neither worker processes nor threads are waited for: they end with this process.
+        os._exit(PREEMPTED)
+
+    previous = {number: signal.signal(number, end) for number in StopRequest.SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _open_store(place: Place, template: str | None, backbone: str, keep_last: int) -> CheckpointStore:

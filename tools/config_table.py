@@ -62,6 +62,8 @@ def _type(annotation: Any) -> str:
         return " or ".join(_type(a) for a in arguments if a is not type(None))
     if origin is typing.Annotated:
         return _type(arguments[0])
+    if origin is tuple:
+        return f"{len(arguments)} {_type(arguments[0])}s"
     if origin is list:
         return f"list of {_type(arguments[0])}"
     return {"str": "text", "bool": "true, false", "int": "whole number", "float": "number"}.get(

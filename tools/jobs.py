@@ -1,12 +1,14 @@
 """Long jobs over many images: all cores, shards, progress, and what failed."""
 
 import argparse
+import logging
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
@@ -15,10 +17,13 @@ import cv2
 import torch
 
 from data.images import UnreadableImage
+from data.listing import ImageList, find_images
 from utils.cli import positive
+from utils.distributed import barrier, on_main, rank, world_size
 from utils.errors import UserError
 from utils.progress import ProgressBar
 
+_log = logging.getLogger(__name__)
 _MAX_CHUNK = 64
 _NAMED_FAILURES = 20
 
@@ -87,7 +92,7 @@ def run_job(
     workers = min(workers or available_cores(), max(1, len(items)))
     summary = Summary(skipped=skipped)
     try:
-        with ProgressBar(skipped + len(items), initial=skipped, desc=desc) as bar:
+        with _one_thread(), ProgressBar(skipped + len(items), initial=skipped, desc=desc) as bar:
             for number, result in enumerate(_results(make, items, workers), start=skipped + 1):
                 if isinstance(result, bool):
                     summary.done += result
@@ -98,6 +103,44 @@ def run_job(
     except KeyboardInterrupt:
         raise Interrupted("interrupted; the same command goes on where this one stopped") from None
     return summary
+
+
+def make_together(folder: Path, make: Callable[[tuple[int, int]], Summary], *, lacks: str) -> None:
+    """Make what a run lacks, all processes together, and wait until it is there.
+
+    Disks may be shared by all nodes or each node's own: what is missing after every process did its share of the
+    whole is made once more by the processes of a node.
+
+    Args:
+        folder: where it goes; made first.
+        make: takes a shard (i, n) and makes what is missing of it, if anything.
+        lacks: what an image that failed has none of, for the warnings.
+    Raises:
+        UserError: the folder cannot be written to, or as `make`.
+    """
+    on_main(lambda: _make_folder(folder))
+    local = (int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    for shard in ((rank(), world_size()), local):
+        for path, reason in make(shard).failures:
+            _log.warning("%s: no %s: %s", path, lacks, reason)
+        barrier()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Errors of the disk as the user needs them."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror or error}: free or choose a place that can be written to (--output_dir of a tool, "
+            "data.mask_dir and the like in a config), and start again: it goes on"
+        ) from error
+
+
+def _make_folder(folder: Path) -> None:
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def available_cores() -> int:
@@ -114,11 +157,39 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
+def add_dataset_arguments(parser: argparse.ArgumentParser, *, folder: str) -> None:
+    """Add --dataset_dir, --output_dir, --split and --subset: of which images, and where what is made of them goes.
+
+    Args:
+        folder: the name below DATASET_DIR where it goes by default.
+    """
+    parser.add_argument("--dataset_dir", required=True, help="the images, as data.image_dir in a config")
+    parser.add_argument("--output_dir", help=f"files go to OUTPUT_DIR/TYPE/SPLIT; by default to DATASET_DIR/{folder}")
+    parser.add_argument("--split", nargs="+", default=["train"])
+    parser.add_argument("--subset", help="as data.subset in a config")
+
+
+def find_listings(arguments: argparse.Namespace) -> list[ImageList]:
+    """The images of each --split: all are looked for before hours go into the first."""
+    return [find_images(arguments.dataset_dir, split=one, subset=arguments.subset) for one in arguments.split]
+
+
 def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --workers and --shard; the latter is by default this process' place under torchrun, else everything."""
     place = f"{os.environ.get('RANK', 0)}/{os.environ.get('WORLD_SIZE', 1)}"
     parser.add_argument("--workers", type=positive, help="processes; by default all cores")
     parser.add_argument("--shard", type=parse_shard, default=place, metavar="i/n", help="do the i-th of n parts")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """OpenCV without its threads: a worker forked from a process that has some would wait for them for ever."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 # What became of an item: whether it had to be made, or the file that failed and why.

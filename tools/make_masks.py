@@ -5,8 +5,6 @@
 All cores; again after a kill, it goes on; under torchrun, or with --shard i/n, each process does its part.
 """
 
-import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,17 +14,16 @@ import numpy as np
 import PIL
 import skimage
 
-from data.label_maps import is_complete, lacking_label_maps, missing_label_maps, read_meta, write_meta
-from data.listing import ImageList, find_images
+from data.derived import is_complete, lacking_files, read_meta, write_meta
+from data.label_maps import missing_label_maps
+from data.listing import ImageList
 from data.mask_makers import Maker, maker_of
-from tools.jobs import Summary, run_job
+from tools.jobs import Summary, find_listings, make_together, run_job, writing
 from tools.mask_options import chosen_makers, chosen_types, parse_arguments
-from tools.mask_tasks import CheckMap, MakeMaps, writing
+from tools.mask_tasks import CheckMap, MakeMaps
 from utils.cli import shows_errors
-from utils.distributed import barrier, on_main, rank, world_size
 from utils.errors import DataError, UserError
 
-_log = logging.getLogger(__name__)
 _MODULES = (skimage, cv2, np, PIL)
 
 
@@ -72,7 +69,7 @@ def make_masks(
     task = MakeMaps(images, Path(mask_dir), tuple(makers), repair)
     summary = run_job(task, sorted(todo), workers=workers, skipped=len(mine) - len(todo), desc=desc)
     for maker, folder in zip(makers, folders):
-        if not is_complete(folder, images) and next(lacking_label_maps(folder, images), None) is None:
+        if not is_complete(folder, images) and next(lacking_files(folder, images, suffix=".png"), None) is None:
             _note(folder, images, _noted(folder) or maker.parameters)
     return summary
 
@@ -103,28 +100,17 @@ def verify_masks(
 def ensure_masks(images: ImageList, mask_dir: str | Path, makers: Sequence[Maker]) -> None:
     """Make what a run lacks, all processes together, and wait until it is there.
 
-    Disks may be shared by all nodes or each node's own: what is missing after every process did its share of the
-    whole is made once more by the processes of a node.
-
     Raises:
         UserError: as `make_masks`.
     """
-    on_main(lambda: _make_folder(Path(mask_dir)))
-    local = (int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     for maker in makers:
         _refuse_others(Path(mask_dir, maker.type, images.split), maker)
-    for shard in ((rank(), world_size()), local):
+
+    def make(shard: tuple[int, int]) -> Summary:
         lacking = [maker for maker in makers if not is_complete(Path(mask_dir, maker.type, images.split), images)]
-        if lacking:
-            summary = make_masks(images, mask_dir, lacking, shard=shard)
-            for path, reason in summary.failures:
-                _log.warning("%s: no label map: %s", path, reason)
-        barrier()
+        return make_masks(images, mask_dir, lacking, shard=shard) if lacking else Summary()
 
-
-def _make_folder(mask_dir: Path) -> None:
-    with writing(mask_dir):
-        mask_dir.mkdir(parents=True, exist_ok=True)
+    make_together(Path(mask_dir), make, lacks="label map")
 
 
 def _refuse_others(folder: Path, maker: Maker) -> None:
@@ -175,8 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; exit code 3 where an image has no sound map at the end."""
     arguments = parse_arguments(argv, description=__doc__)
     folder = arguments.output_dir or Path(arguments.dataset_dir, "masks")
-    # All splits are looked for before hours go into the first.
-    listings = [find_images(arguments.dataset_dir, split=one, subset=arguments.subset) for one in arguments.split]
+    listings = find_listings(arguments)
     for images in listings:
         _refuse_among_images(Path(folder), images, Path(arguments.dataset_dir))
     options = {"workers": arguments.workers, "shard": arguments.shard}

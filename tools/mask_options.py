@@ -6,7 +6,7 @@ from data.coco_masks import Coco
 from data.listing import ImageList, find_images
 from data.mask_makers import FH, Grid, Ground, Maker, OpenCVFH, Slic, maker_of
 from data.pickled_masks import find_pickles
-from tools.jobs import add_job_arguments
+from tools.jobs import add_dataset_arguments, add_job_arguments
 from utils.errors import UserError
 
 # What each kind of maps listens to.
@@ -25,15 +25,12 @@ _PICKLES = {"fh": "fh", "grid": "patch", "ground": "ground"}
 def parse_arguments(argv: list[str] | None, *, description: str) -> argparse.Namespace:
     """Parse, and refuse options that the kind of maps does not listen to."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset_dir", required=True, help="the images, as data.image_dir in a config")
-    parser.add_argument("--output_dir", help="maps go to OUTPUT_DIR/TYPE/SPLIT; by default to DATASET_DIR/masks")
+    add_dataset_arguments(parser, folder="masks")
     parser.add_argument(
         "--mask_type",
         default="fh",
         help=f"fh by default; {', '.join(_OPTIONS)}; or a folder's name, such as fh_s500_m100, slic100_224",
     )
-    parser.add_argument("--split", nargs="+", default=["train"])
-    parser.add_argument("--subset", help="as data.subset in a config")
     fh = parser.add_argument_group("fh, fh_opencv", "several at once are made in one reading of the images")
     fh.add_argument("--scales", type=float, nargs="+", help="1000; larger makes larger segments")
     fh.add_argument("--min_sizes", type=int, nargs="+", help="1000 pixels; one for all scales, or one a scale")

@@ -1,8 +1,6 @@
 """What a worker of `tools.make_masks` does to one image."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,22 +10,9 @@ from data.images import read_image
 from data.label_maps import LabelMapError, expected_shape, find_defect, label_map_path, write_label_map
 from data.listing import ImageList
 from data.mask_makers import Maker, MaskError
-from tools.jobs import ItemFailed
-from utils.errors import UserError
+from tools.jobs import ItemFailed, writing
 
 _log = logging.getLogger(__name__)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Errors of the disk as the user needs them."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror or error}: free or choose a place that can be written to (data.mask_dir in a "
-            "config, --output_dir here), and start again: it goes on"
-        ) from error
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ _log = logging.getLogger(__name__)
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """The arguments of every main; a main may add its own."""
-    parser = argparse.ArgumentParser(description=description)
+    """The arguments of every main."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--cfg", required=True, metavar="NAME_OR_PATH", help="a config in configs/METHOD/, or a YAML file"
     )
@@ -50,13 +50,18 @@ def run_main(
     *,
     description: str,
     argv: list[str] | None = None,
+    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> int:
     """Parse, load the config, join the process group, train.
 
+    Args:
+        add_arguments: adds the main's own to the command line.
     Returns:
         The exit code: 0 done, 2 wrong use or config, 3 bad data, 4 diverged, 75 preempted, 130 interrupted.
     """
-    arguments = make_parser(description).parse_args(argv)
+    parser = make_parser(description)
+    add_arguments(parser)
+    arguments = parser.parse_args(argv)
     setup_logging(None)
     try:
         config, warnings = _load(method, schema, arguments)

@@ -4,20 +4,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.derived import lacking_files
 from data.images import UnreadableImage
 from data.label_maps import (
     LabelMapError,
     check_label_maps,
     expected_shape,
     find_defect,
-    is_complete,
     label_map_path,
-    lacking_label_maps,
     missing_label_maps,
     read_label_map,
-    read_meta,
     write_label_map,
-    write_meta,
 )
 from data.listing import find_images
 from utils.errors import DataError
@@ -137,9 +134,9 @@ def test_unreadable_images_lack_no_map(folder):
     for index in (1, 5):
         images.path(index).write_bytes(b"text")
     write_maps(folder, images, range(3, 12, 2))
-    assert list(lacking_label_maps(folder / "masks" / "fh" / "train", images)) == [0, 2, 4, 6, 8, 10]
+    assert list(lacking_files(folder / "masks" / "fh" / "train", images, suffix=".png")) == [0, 2, 4, 6, 8, 10]
     write_maps(folder, images, (0, 2, 4, 6, 8, 10))
-    assert list(lacking_label_maps(folder / "masks" / "fh" / "train", images)) == []
+    assert list(lacking_files(folder / "masks" / "fh" / "train", images, suffix=".png")) == []
     check_label_maps(folder / "masks", "fh", images)
 
 
@@ -160,27 +157,7 @@ def test_a_run_without_maps_is_told_the_command_that_makes_them(folder, part):
 
 def test_few_images_are_read_to_see_that_maps_are_missing(folder, monkeypatch):
     read = []
-    monkeypatch.setattr("data.label_maps.read_image", read.append)
+    monkeypatch.setattr("data.derived.read_image", read.append)
     with pytest.raises(DataError):
         check_label_maps(folder / "masks", "fh", find_images(folder))
     assert len(read) == 3
-
-
-def test_the_note_tells_the_listing_it_is_complete_for(folder, tmp_path):
-    (tmp_path / "subset.txt").write_text("class0\n")
-    images, subset = find_images(folder), find_images(folder, subset=str(tmp_path / "subset.txt"))
-    note = {"tool": "test", "parameters": {"k": 1}, "versions": {}}
-    assert not is_complete(tmp_path, subset)
-    write_meta(tmp_path, None, **note)
-    assert read_meta(tmp_path)["parameters"] == {"k": 1} and not is_complete(tmp_path, subset)
-    write_meta(tmp_path, subset, **note)
-    assert is_complete(tmp_path, subset) and not is_complete(tmp_path, images)
-    write_meta(tmp_path, images, **note)
-    assert is_complete(tmp_path, subset) and is_complete(tmp_path, images)
-    assert read_meta(tmp_path)["parameters"] == {"k": 1}
-
-
-@pytest.mark.parametrize("text", ["", "{", "[1]", "\xff"])
-def test_a_damaged_note_counts_as_none(tmp_path, text):
-    (tmp_path / "meta.json").write_text(text, encoding="latin-1")
-    assert read_meta(tmp_path) == {}

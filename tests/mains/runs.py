@@ -76,12 +76,17 @@ def _leaves(tree, prefix=""):
         yield prefix, tree
 
 
-def assert_two_processes_equal_one(folder: Path, method: str, basis: dict[str, dict], cases: dict[str, dict]) -> None:
+def assert_two_processes_equal_one(
+    folder: Path, method: str, basis: dict[str, dict], cases: dict[str, dict], *, found: Path | None = None
+) -> None:
     """Five steps in float64, one process with a batch of 8 and two with 4 each: equal to 1e-9 of each tensor's size.
 
     Args:
         cases: name -> sections of a config; all are trained in one launch.
+        found: what ORL's second stage left for the third.
     """
+    if found is not None:
+        (folder / "stage2").symlink_to(found)
     for name, sections in cases.items():
         write_own_config(folder, basis, name=name, **sections)
     one = train_in_float64.main(folder, method, *cases, out="one")
@@ -114,13 +119,17 @@ def wait_for_step(run: Path, step: int) -> None:
         time.sleep(0.01)
 
 
-def assert_a_killed_run_goes_on(method: str, folder: Path, *, number: int = signal.SIGKILL) -> None:
-    """METHOD by FOLDER/own.yaml, killed with its data workers past step 14 and resumed, equals an uninterrupted run."""
+def assert_a_killed_run_goes_on(method: str, folder: Path, *, number: int = signal.SIGKILL, stage: str = ".") -> None:
+    """METHOD by FOLDER/own.yaml, killed with its data workers past step 14 and resumed, equals an uninterrupted run.
+
+    Args:
+        stage: the run's folder below `--out`.
+    """
     assert launched(method, folder, "whole").wait(timeout=200) == 0
     process = launched(method, folder, "killed")
-    wait_for_step(folder / "killed", 14)
+    wait_for_step(folder / "killed" / stage, 14)
     os.killpg(process.pid, number)
     code = process.wait(timeout=60)
     assert code == (-signal.SIGKILL if number == signal.SIGKILL else 75), process.stderr.read()
     assert launched(method, folder, "killed", "--resume", "auto").wait(timeout=200) == 0
-    assert_same(newest(folder / "whole"), newest(folder / "killed"))
+    assert_same(newest(folder / "whole" / stage), newest(folder / "killed" / stage))

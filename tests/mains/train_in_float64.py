@@ -30,7 +30,9 @@ def main(folder: Path, method: str, *names: str, out: str) -> dict[str, dict[str
 def train(folder: Path, method: str, name: str, out: str, device: torch.device) -> dict[str, torch.Tensor]:
     program = importlib.import_module(f"{method}_main")
     config, _ = load_config(folder / f"{name}.yaml", schema_of(method))
-    parts = program.build(config, device, max_steps=STEPS)
+    # ORL's third stage trains on what its second one found.
+    options = {"found": folder / "stage2"} if (folder / "stage2").exists() else {}
+    parts = program.build(config, device, max_steps=STEPS, **options)
     parts.method.double()
     if name.startswith("frozen_norm"):
         norms = [module for module in parts.method.modules() if isinstance(module, _BatchNorm)]
@@ -41,7 +43,7 @@ def train(folder: Path, method: str, name: str, out: str, device: torch.device) 
 
     def prepare(batch: dict) -> dict:
         batch = program.prepare(batch)
-        return batch | {key: batch[key].double() for key in ("images", "spanning", "boxes") if key in batch}
+        return batch | {key: batch[key].double() for key in ("images", "patches", "spanning", "boxes") if key in batch}
 
     for _ in parts.epochs(run, prepare):
         pass

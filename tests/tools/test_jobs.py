@@ -2,6 +2,7 @@ import argparse
 import os
 import signal
 
+import cv2
 import pytest
 
 from data.images import UnreadableImage
@@ -35,6 +36,21 @@ def test_nothing_to_do_is_no_error():
 def test_an_unexpected_error_stops_the_job(workers):
     with pytest.raises(ZeroDivisionError):
         run_job(fails, range(9), workers=workers, desc="numbers")
+
+
+def is_single(item):
+    return cv2.getNumThreads() == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_has_one_thread_and_the_others_are_back_after_it(workers):
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        assert run_job(is_single, range(4), workers=workers, desc="numbers").done == 4
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
 
 
 def is_killed(item):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.derived import is_complete, read_meta
 from data.images import read_image
-from data.label_maps import is_complete, label_map_path, read_label_map, read_meta
+from data.label_maps import label_map_path, read_label_map
 from data.listing import find_images
 from data.mask_makers import FH, Grid, Ground, MaskError, Slic
 from tools import make_masks as tool

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data.label_maps import label_map_path, read_label_map, read_meta
+from data.derived import read_meta
+from data.label_maps import label_map_path, read_label_map
 from tools.make_masks import main
 
 

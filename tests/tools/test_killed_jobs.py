@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.label_maps import missing_label_maps
+from data.derived import missing_files
 from data.listing import find_images
 from tests.paths import ROOT
 
@@ -29,11 +29,16 @@ def pictures(tmp_path_factory):
     return folder
 
 
-def start(pictures, output):
+MASKS = ["tools.make_masks", "--mask_type", "fh", "--scales", "100", "400", "--min_sizes", "50"]
+PROPOSALS = ["tools.make_proposals", "--max_side", "100"]
+
+
+def start(pictures, output, tool=MASKS):
     """The command as a group of its own, with two workers."""
-    command = [sys.executable, "-m", "tools.make_masks", "--mask_type", "fh", "--scales", "100", "400"]
-    command += ["--dataset_dir", str(pictures), "--output_dir", str(output), "--workers", "2", "--min_sizes", "50"]
-    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", *tool, "--dataset_dir", str(pictures), "--output_dir", str(output)]
+    return subprocess.Popen(
+        [*command, "--workers", "2"], cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE, text=True
+    )
 
 
 def finish(process):
@@ -42,15 +47,19 @@ def finish(process):
     return output
 
 
-def wait_for_maps(output, count, process):
+def wait_for_files(output, count, process):
     deadline = time.monotonic() + 120
-    while len(list(output.glob("**/[!.]*.png"))) < count:
+    while sum(path.name != "meta.json" for path in files(output)) < count:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def maps(output):
-    return {path.relative_to(output): path.read_bytes() for path in output.glob("**/[!.]*.*") if path.is_file()}
+def files(output):
+    return [path for path in output.glob("**/[!.]*.*") if path.is_file()]
+
+
+def contents(output):
+    return {path.relative_to(output): path.read_bytes() for path in files(output)}
 
 
 def living(group):
@@ -67,27 +76,32 @@ def living(group):
 
 
 @pytest.mark.slow
-def test_a_job_killed_twice_ends_with_the_bytes_of_one_that_was_not(pictures, tmp_path):
-    finish(start(pictures, tmp_path / "whole"))
-    for count in (COUNT // 3, COUNT):
-        process = start(pictures, tmp_path / "killed")
-        wait_for_maps(tmp_path / "killed", count, process)
+@pytest.mark.parametrize(
+    ("tool", "types", "suffix"),
+    [(MASKS, ["fh_s100_m50", "fh_s400_m50"], ".png"), (PROPOSALS, ["ss_fast_100"], ".npy")],
+    ids=["masks", "proposals"],
+)
+def test_a_job_killed_twice_ends_with_the_bytes_of_one_that_was_not(pictures, tmp_path, tool, types, suffix):
+    finish(start(pictures, tmp_path / "whole", tool))
+    for count in (len(types) * COUNT // 6, len(types) * COUNT // 2):
+        process = start(pictures, tmp_path / "killed", tool)
+        wait_for_files(tmp_path / "killed", count, process)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    # A leftover of the kill counts for no map.
-    folder, images = tmp_path / "killed" / "fh_s100_m50" / "train", find_images(pictures)
-    (folder / "class0" / ".tmp-0123abcd-00.png.png").write_bytes(b"half")
-    assert len(missing_label_maps(folder, images)) > 0
-    assert "fh_s100_m50, fh_s400_m50, train: " in finish(start(pictures, tmp_path / "killed"))
-    whole = maps(tmp_path / "whole")
-    assert len(whole) == 2 * COUNT + 2 and maps(tmp_path / "killed") == whole
+    # A leftover of the kill counts for no file.
+    folder, images = tmp_path / "killed" / types[0] / "train", find_images(pictures)
+    (folder / "class0" / f".tmp-0123abcd-00.png{suffix}").write_bytes(b"half")
+    assert len(missing_files(folder, images, suffix=suffix)) > 0
+    assert f"{', '.join(types)}, train: " in finish(start(pictures, tmp_path / "killed", tool))
+    whole = contents(tmp_path / "whole")
+    assert len(whole) == len(types) * (COUNT + 1) and contents(tmp_path / "killed") == whole
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_workers_end_with_the_first_process(pictures, tmp_path):
     process = start(pictures, tmp_path)
-    wait_for_maps(tmp_path, 4, process)
+    wait_for_files(tmp_path, 4, process)
     assert len(living(process.pid)) >= 3
     process.kill()
     process.communicate()
@@ -100,7 +114,7 @@ def test_workers_end_with_the_first_process(pictures, tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_ends_all_at_once_with_a_word(pictures, tmp_path):
     command = start(pictures, tmp_path)
-    wait_for_maps(tmp_path, 4, command)
+    wait_for_files(tmp_path, 4, command)
     os.killpg(command.pid, signal.SIGINT)
     command.communicate(timeout=20)
     assert command.returncode == 130

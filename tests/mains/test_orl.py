@@ -1,0 +1,275 @@
+"""The main job of ORL and BYOL on a small folder of pictures: stage by stage, resumed, on two processes, fed rubbish."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import orl_main
+from data.correspondence import load_correspondence
+from data.listing import find_images
+from data.orl_export import write_correspondence, write_neighbours
+from orl_config import ORLConfig, image_level
+from tests.mains.runs import (
+    TINY_MODEL,
+    assert_a_killed_run_goes_on,
+    assert_same,
+    assert_two_processes_equal_one,
+    make_pictures,
+    metrics,
+    newest,
+    write_own_config,
+)
+from utils.config import load_config
+
+CONFIG = {
+    "model": TINY_MODEL,
+    "data": {"resize_size": 32, "patch_size": 16, "data_workers": 0, "train_batch_size": 8},
+    "proposals": {"min_size": 10, "top_n": 12},
+    "neighbours": {"count": 3},
+    "pairs": {"patch_size": 16, "share": 0.2},
+    "optimizer": {"type": "sgd", "base_lr": 1.0, "total_epochs": 3, "stage1_epochs": 2, "warmup_epochs": 1},
+    "log": {"log_step": 1, "num_pictures": 2},
+}
+STAGE_2 = {
+    "boxes.npy",
+    "boxes_offsets.npy",
+    "neighbours.npy",
+    "pairs.npy",
+    "pairs_offsets.npy",
+    "done.json",
+    "meta.json",
+}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """27 pictures below images/train, and a config beside them."""
+    make_pictures(tmp_path)
+    write_own_config(tmp_path, CONFIG)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The folder after all three stages, in its `run`; not to be changed."""
+    folder = tmp_path_factory.mktemp("orl")
+    make_pictures(folder)
+    write_own_config(folder, CONFIG)
+    assert train(folder, "run") == 0
+    return folder
+
+
+def train(folder: Path, out: str, *arguments: str) -> int:
+    return orl_main.main(["--cfg", str(folder / "own.yaml"), "--out", str(folder / out), *arguments])
+
+
+def found(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (run / "stage2").iterdir() if path.name in STAGE_2}
+
+
+def test_three_stages_leave_their_folders_and_a_backbone(finished):
+    run = finished / "run"
+    assert {path.name for path in run.iterdir()} == {"run.json", "stage1", "stage2", "stage3"}
+    assert all((run / stage / "done.json").exists() for stage in ("stage1", "stage2", "stage3"))
+    first, third = metrics(run / "stage1"), metrics(run / "stage3")
+    # Schedules of a stage end with it.
+    assert len(first) == 2 * 3 and len(third) == 3 * 3
+    assert first[-1]["learning_rate"] < 0.5 * max(row["learning_rate"] for row in first)
+    for row in third:
+        assert {name for name in row if name.startswith("loss")} == {"loss_global", "loss_intra", "loss_inter"}
+        assert np.isclose(row["total_loss"], row["loss_global"] + row["loss_intra"] + row["loss_inter"])
+    assert [row["target_momentum"] for row in third] == sorted(row["target_momentum"] for row in third)
+    backbone, trained = torch.load(run / "stage3" / "backbone.pth", weights_only=True), newest(run / "stage3")["method"]
+    assert all(torch.equal(value, trained[f"backbone.{key}"]) for key, value in backbone.items())
+
+
+def test_stage_2_leaves_files_pictures_and_counts_and_nothing_else(finished):
+    stage = finished / "run" / "stage2"
+    kept = STAGE_2 | {"pictures", "tensorboard", "log.txt", "metrics.jsonl"}
+    assert {path.name for path in stage.iterdir()} == kept
+    assert {path.name.split("_")[0] for path in (stage / "pictures").iterdir()} == {"neighbours", "proposals", "pairs"}
+    correspondence, counts = load_correspondence(stage), json.loads((stage / "done.json").read_text())
+    assert correspondence.neighbours.shape == (27, 3) and counts["images"] == 27
+    assert counts["boxes_embedded"] == counts["boxes"] == len(correspondence.boxes.values)
+    lengths = correspondence.boxes.lengths
+    assert counts["boxes_embedded_as_published"] == lengths.sum() + lengths[correspondence.neighbours].sum()
+    for image in range(27):
+        assert image not in correspondence.neighbours[image]
+        for place in range(3):
+            assert len(correspondence.pairs_of(image, place)) == max(1, int(0.2 * lengths[image]))
+
+
+def test_stages_one_by_one_give_what_all_together_give(folder, finished):
+    assert train(folder, "run", "--stage", "1") == 0
+    assert train(folder, "run", "--stage", "2") == 0
+    assert train(folder, "run", "--stage", "3") == 0
+    for stage in ("stage1", "stage3"):
+        assert_same(newest(folder / "run" / stage), newest(finished / "run" / stage))
+    assert found(folder / "run") == found(finished / "run")
+
+
+def test_a_run_stopped_in_every_stage_equals_an_uninterrupted_one(folder, finished, monkeypatch):
+    assert train(folder, "run", "--stage", "1", "--max_steps", "4") == 0
+    assert not (folder / "run" / "stage1" / "done.json").exists()
+
+    class Killed(BaseException):
+        pass
+
+    def stop(*arguments, **options):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("orl_stages.find_pairs", stop)
+        train(folder, "run", "--resume", "auto")
+    assert (folder / "run" / "stage1" / "done.json").exists()
+    assert not (folder / "run" / "stage2" / "done.json").exists()
+    assert train(folder, "run", "--resume", "auto", "--max_steps", "7") == 0
+    assert train(folder, "run", "--resume", "auto") == 0
+    for stage in ("stage1", "stage3"):
+        assert_same(newest(folder / "run" / stage), newest(finished / "run" / stage))
+    assert found(folder / "run") == found(finished / "run")
+
+
+def test_what_is_done_is_not_done_again(folder, finished, capsys):
+    before = found(finished / "run")
+    assert train(finished, "run", "--resume", "auto") == 0
+    said = capsys.readouterr().err
+    assert all(f"stage {stage} is done" in said for stage in "123") and found(finished / "run") == before
+
+
+def test_a_finished_stage_is_not_written_over(finished, capsys):
+    assert train(finished, "run", "--stage", "3") == 2
+    assert "continue it with --resume auto" in capsys.readouterr().err
+
+
+def test_byol_is_stage_1_alone(folder, finished, capsys):
+    write_own_config(folder, CONFIG, model={"variant": "byol"}, optimizer={"total_epochs": 2})
+    assert train(folder, "byol") == 0
+    ours, theirs = newest(folder / "byol"), newest(finished / "run" / "stage1")
+    assert_same(ours, theirs)
+    assert (folder / "byol" / "backbone.pth").exists()
+    assert train(folder, "other", "--stage", "3") == 2
+    assert "model.variant: byol is stage 1 alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("weights", ["stage1/encoder.pth", "stage1/backbone.pth", "stage3/checkpoints"])
+def test_other_weights_take_the_place_of_stage_1(folder, finished, weights):
+    path = finished / "run" / weights
+    path = next(path.glob("*.pth")) if path.is_dir() else path
+    assert train(folder, "run", "--stage", "2", "--set", f"model.init={path}") == 0
+    assert not (folder / "run" / "stage1").exists()
+    # Only with the projector are neighbours the same.
+    same = found(folder / "run")["neighbours.npy"] == found(finished / "run")["neighbours.npy"]
+    assert same == (weights == "stage1/encoder.pth")
+
+
+def test_published_files_take_the_place_of_what_they_hold(folder, finished):
+    images, correspondence = find_images(finished), load_correspondence(finished / "run" / "stage2")
+    write_neighbours(folder / "knn.json", images, correspondence.neighbours, info={})
+    write_correspondence(folder / "all.json", images, correspondence, info={})
+    encoder = finished / "run" / "stage1" / "encoder.pth"
+    by_file = ["--set", f"files.neighbours={folder / 'knn.json'}", f"model.init={encoder}"]
+    assert train(folder, "knn", "--stage", "2", *by_file) == 0
+    files = ("neighbours.npy", "boxes.npy", "pairs.npy", "pairs_offsets.npy")
+    assert [found(folder / "knn")[name] for name in files] == [found(finished / "run")[name] for name in files]
+    assert train(folder, "all", "--stage", "3", "--set", f"files.correspondence={folder / 'all.json'}") == 0
+    assert not (folder / "all" / "stage1").exists()
+    assert_same(newest(folder / "all" / "stage3"), newest(finished / "run" / "stage3"))
+
+
+def test_a_file_that_names_missing_images_is_refused(folder, finished, capsys):
+    images = find_images(finished)
+    write_correspondence(folder / "all.json", images, load_correspondence(finished / "run" / "stage2"), info={})
+    images.path(3)
+    (folder / "images" / "train" / images.name(3)).unlink()
+    assert train(folder, "run", "--set", f"files.correspondence={folder / 'all.json'}") == 3
+    message = capsys.readouterr().err
+    assert "all.json" in message and images.name(3) in message
+
+
+def test_images_that_came_since_are_noticed(folder, finished, capsys):
+    arguments = ["--set", f"model.init={finished / 'run' / 'stage1' / 'encoder.pth'}"]
+    assert train(folder, "run", "--stage", "2", *arguments) == 0
+    make_pictures(folder, count=28)
+    assert train(folder, "run", "--stage", "3", *arguments) == 2
+    assert "made of other images" in capsys.readouterr().err
+    assert train(folder, "run", "--stage", "2", *arguments) == 2
+    assert "stage 2 was begun with another listing" in capsys.readouterr().err
+
+
+def test_an_unreadable_image_has_no_neighbours_and_is_replaced(folder):
+    path = find_images(folder).path(5)
+    path.write_bytes(b"no image")
+    assert train(folder, "run", "--set", "data.max_bad_fraction=0.2") == 0
+    correspondence = load_correspondence(folder / "run" / "stage2")
+    assert (correspondence.neighbours[5] == -1).all() and 5 not in correspondence.neighbours
+    assert len(correspondence.boxes[5]) == 0
+    assert metrics(folder / "run" / "stage3")[-1]["step"] == 9
+
+
+def test_two_processes_with_half_the_batch_equal_one(folder, finished):
+    """In stage 1 and in stage 3, BatchNorm synchronised, and in stage 3 with a view's statistics shared by both."""
+    stage_2 = finished / "run" / "stage2"
+    images = find_images(finished)
+    write_correspondence(folder / "all.json", images, load_correspondence(stage_2), info={})
+    cases = {
+        "byol": {"model": {**TINY_MODEL, "variant": "byol"}},
+        "orl": {"files": {"correspondence": str(folder / "all.json")}},
+        "joint": {"files": {"correspondence": str(folder / "all.json")}, "model": {**TINY_MODEL, "joint_views": True}},
+    }
+    for name in ("orl", "joint"):
+        write_own_config(folder, CONFIG, name=name, **cases[name])
+    assert_two_processes_equal_one(folder, "orl", CONFIG, cases, found=stage_2)
+
+
+def test_two_processes_find_what_one_finds(folder, finished):
+    from tests.utils.two_ranks import run_two_ranks
+
+    encoder = finished / "run" / "stage1" / "encoder.pth"
+    write_own_config(folder, CONFIG, model={**TINY_MODEL, "init": str(encoder)})
+    run_two_ranks(Path(__file__).with_name("discover.py"), folder)
+    assert found(folder / "run").keys() == STAGE_2
+    for name in STAGE_2 - {"meta.json"}:
+        assert found(folder / "run")[name] == found(finished / "run")[name], name
+
+
+def test_stage_1_is_a_config_of_its_own():
+    config, _ = load_config(Path("configs/orl/demo.yaml"), ORLConfig)
+    first = image_level(config)
+    assert first.model.variant == "byol" and first.optimizer.total_epochs == config.optimizer.stage1_epochs
+    assert image_level(first.model_copy(update={"optimizer": config.optimizer})) == first
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (["--stage", "2"], "run --stage 1 first"),
+        (["--stage", "3"], "run --stage 2 first"),
+        (["--set", "model.init=nowhere.pth"], "check model.init"),
+        (["--set", "loss.global_weight=0", "loss.intra_weight=0", "loss.inter_weight=0"], "nothing would be learned"),
+        (["--set", "jitter.scale=[2, 1]"], "jitter.scale"),
+        (["--set", "optimizer.stage1_epochs=1", "optimizer.warmup_epochs=2"], "optimizer.stage1_epochs: 1"),
+        (["--set", "proposals.topn=3"], "did you mean proposals.top_n?"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_a_remedy(folder, capsys, overrides, part):
+    assert train(folder, "run", *overrides) == 2
+    assert part in capsys.readouterr().err
+
+
+def test_more_neighbours_than_images_are_refused(folder, finished, capsys):
+    encoder = finished / "run" / "stage1" / "encoder.pth"
+    assert train(folder, "run", "--set", "neighbours.count=27", f"model.init={encoder}") == 2
+    assert "only 26 other images" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_killed_stage_3_goes_on_to_the_same_parameters(folder, finished):
+    correspondence = load_correspondence(finished / "run" / "stage2")
+    write_correspondence(folder / "all.json", find_images(finished), correspondence, info={})
+    changes = {"optimizer": {"total_epochs": 12}, "checkpoint": {"save_minutes": 0.002}, "data": {"data_workers": 1}}
+    write_own_config(folder, CONFIG, files={"correspondence": str(folder / "all.json")}, **changes)
+    assert_a_killed_run_goes_on("orl", folder, stage="stage3")
