@@ -83,9 +83,10 @@ class Files(Section):
     proposals: list[str] = Field(
         [], description="JSON of all found boxes; several (COCO+) are read one after the other."
     )
-    names: str | None = Field(
-        None,
-        description="JSON whose `images` are in the order of `proposals`, such as COCO's annotations; by default `neighbours`.",
+    names: list[str] = Field(
+        [],
+        description="JSON whose `images` are in the order of `proposals`, such as COCO's annotations, one after the other; by "
+        "default `neighbours`.",
     )
     correspondence: str | None = Field(
         None, description="JSON of boxes, neighbours and pairs: stages 1 and 2 are not needed."

@@ -118,8 +118,9 @@ def _proposals(config: ORLConfig, images: ImageList):
     """All proposals of every image: those of files.proposals, or what selective search finds."""
     files, settings = config.files, config.proposals
     if files.proposals:
-        names = read_names(files.names or files.neighbours) if files.names or files.neighbours else None
-        return read_all_proposals(files.proposals, images, names=names)
+        sources = files.names or [files.neighbours] * (files.neighbours is not None)
+        names = [name for source in sources for name in read_names(source)]
+        return read_all_proposals(files.proposals, images, names=names or None)
     folder = Path(settings.dir or Path(config.data.image_dir, "proposals"))
     ensure_proposals(images, folder, max_side=settings.max_side)
     return ProposalFiles(images, folder, proposal_type(settings.max_side))

@@ -1,6 +1,6 @@
 """The demo: pretrain on the embedded scenes, show the regions, and say what the backbone learned.
 
-python -m tools.demo [--method r2o|detconb|resim] [--long]
+python -m tools.demo [--method r2o|detconb|resim|orl] [--long]
 """
 
 import argparse
@@ -12,6 +12,7 @@ from PIL import Image
 
 from evaluation.probes import format_comparisons
 from tools.config_table import schema_of
+from tools.judge_pairs import judge_pairs
 from tools.pictures import story
 from tools.probe import probe_run
 from utils.cli import shows_errors
@@ -50,18 +51,20 @@ def main(argv: list[str] | None = None) -> int:
     )
     if code:
         return code
-    picture = draw_picture(run)
+    # ORL's stages have folders of their own.
+    trained, stage_2 = run / "stage3" if (run / "stage3").is_dir() else run, run / "stage2"
+    picture = draw_picture(trained)
     print("Probing: linear models on frozen features of the embedded scenes, fitted on train, judged on val ...")
-    comparisons = probe_run(run, DATA)
-    write_json(run / "probes.json", {name: row._asdict() for name, row in comparisons.items()})
+    comparisons = probe_run(trained, DATA)
+    write_json(trained / "probes.json", {name: row._asdict() for name, row in comparisons.items()})
     print(f"""
 {format_comparisons(comparisons)}
-
+{describe_pairs(stage_2) if stage_2.is_dir() else ""}
 {picture}
-backbone                  {run}/backbone.pth (torchvision's keys)
-checkpoints               {run}/checkpoints
-run folder                {run} (config.yaml, metrics.jsonl, log.txt, probes.json)
-TensorBoard               tensorboard --logdir {run}/tensorboard
+backbone                  {trained}/backbone.pth (torchvision's keys)
+checkpoints               {trained}/checkpoints
+run folder                {trained} (config.yaml, metrics.jsonl, log.txt, probes.json)
+TensorBoard               tensorboard --logdir {run}
 """)
     return 0
 
@@ -72,6 +75,16 @@ def run_python(*arguments: str) -> int:
         return subprocess.run([sys.executable, *arguments]).returncode
     except KeyboardInterrupt:
         return 130
+
+
+def describe_pairs(stage_2: Path) -> str:
+    """What ORL's second stage found, as a number and as pictures."""
+    return f"""
+Boxes of neighbouring images that the second stage matched, by the objects they show:
+{judge_pairs(stage_2, DATA)}
+
+proposals, neighbours, matched pairs  {stage_2}/pictures
+"""
 
 
 def draw_picture(run: Path) -> str:

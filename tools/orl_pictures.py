@@ -69,22 +69,33 @@ def pair_sheet(images: ImageList, correspondence: Correspondence, chosen: Iterab
 
     Both boxes of a pair are outlined in one colour, which frames their contents too. A row without pairs is the photo alone.
     """
-    return stack([_pair_row(images, correspondence, int(image)) for image in chosen], axis=0)
+    ranks = {int(image): _first_rank(correspondence, int(image)) for image in chosen}
+    longest = max(
+        (len(correspondence.pairs_of(image, rank)) for image, rank in ranks.items() if rank is not None), default=0
+    )
+    rows = [_pair_row(images, correspondence, image, rank, min(longest, NUM_PAIRS)) for image, rank in ranks.items()]
+    return stack(rows, axis=0)
 
 
-def _pair_row(images: ImageList, correspondence: Correspondence, image: int) -> np.ndarray:
-    photo = _read(images, image)
+def _first_rank(correspondence: Correspondence, image: int) -> int | None:
+    """The nearest neighbour with pairs."""
     ranks = range(correspondence.neighbours.shape[1])
-    rank = next((rank for rank in ranks if len(correspondence.pairs_of(image, rank))), None)
+    return next((rank for rank in ranks if len(correspondence.pairs_of(image, rank))), None)
+
+
+def _pair_row(
+    images: ImageList, correspondence: Correspondence, image: int, rank: int | None, columns: int
+) -> np.ndarray:
+    photo = _read(images, image)
     if rank is None:
-        return _apart([[resize(photo), _white()]] + [[_white(), _white()]] * NUM_PAIRS)
+        return _apart([[resize(photo), _white()]] + [[_white(), _white()]] * columns)
     other = _read(images, int(correspondence.neighbours[image, rank]))
-    pairs = correspondence.pairs_of(image, rank)[:NUM_PAIRS]
+    pairs = correspondence.pairs_of(image, rank)[:columns]
     contents = [
         [_frame(_cut(photo, pair[:4]), number), _frame(_cut(other, pair[4:]), number)]
         for number, pair in enumerate(pairs)
     ]
-    missing = [[_white(), _white()]] * (NUM_PAIRS - len(pairs))
+    missing = [[_white(), _white()]] * (columns - len(pairs))
     return _apart([[outline(photo, pairs[:, :4]), outline(other, pairs[:, 4:])], *contents, *missing])
 
 

@@ -1,9 +1,11 @@
 """A few pictures with all that ORL's second stage must bear, a tiny network, and several processes in one."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import numpy as np
@@ -84,9 +86,11 @@ def make_encoder() -> Encoder:
     torch.manual_seed(0)
     trunk = make_trunk("resnet_tiny", width=4)
     projector = MLP(trunk.levels["c5"].channels, hidden_dim=16, output_dim=8)
-    # In training mode BatchNorm gathers statistics, without which features are nearly parallel.
-    for _ in range(30):
-        projector(trunk(torch.randn(16, 3, SIZE, SIZE))["c5"].mean((2, 3)))
+    # Without statistics of a batch, features are nearly parallel.
+    for module in (*trunk.modules(), *projector.modules()):
+        if hasattr(module, "momentum"):
+            module.momentum = 1.0
+    projector(trunk(torch.randn(64, 3, SIZE, SIZE))["c5"].mean((2, 3)))
     return Encoder(trunk, projector)
 
 
@@ -99,15 +103,28 @@ def run_stage(encoder: Encoder, images: ImageList, folder: Path) -> None:
 
 
 class Together:
-    """Threads that take themselves for the processes of a group, each with its rank; what they do meets at `barrier`."""
+    """Threads that take themselves for the processes of a group, each with its rank; all but the first are late."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int):
-        self._count, self._own, self._told = count, threading.local(), None
+        self._count, self._own = count, threading.local()
+        self._told: list[Queue] = [Queue() for _ in range(count)]
         self._barrier = threading.Barrier(count, timeout=60)
         for module in (box_pairs, features, kept_boxes, neighbours):
             for name in ("rank", "world_size", "barrier", "on_main"):
                 if hasattr(module, name):
                     monkeypatch.setattr(module, name, getattr(self, name))
+        # Whoever does not wait for them misses their files, or takes away what they need.
+        files = ((features, "save_array"), (neighbours, "save_array"), (Ragged, "save"), (box_pairs, "RowStore"))
+        for owner, name in files:
+            monkeypatch.setattr(owner, name, self._late(getattr(owner, name)))
+
+    def _late(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def called_late(*arguments: Any) -> Any:
+            if self.rank() > 0:
+                time.sleep(0.03)
+            return function(*arguments)
+
+        return called_late
 
     def rank(self) -> int:
         return self._own.rank
@@ -119,11 +136,12 @@ class Together:
         self._barrier.wait()
 
     def on_main(self, function: Callable[[], Any]) -> Any:
-        if self.rank() == 0:
-            self._told = function()
-        self._barrier.wait()
-        told = self._told
-        self._barrier.wait()
+        if self.rank() > 0:
+            return self._told[self.rank()].get(timeout=60)
+        # As a broadcast, it does not wait until the others listen.
+        told = function()
+        for queue in self._told[1:]:
+            queue.put(told)
         return told
 
     def run(self, work: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ from data.boxes import overlaps
 from data.correspondence import Correspondence
 from data.listing import ImageList
 from data.ragged import Ragged
-from evaluation.box_pairs import Objects, PairScores, Shares, classify, read_objects, same_class_share
+from evaluation.pair_classes import Objects, PairScores, Shares, classify, read_objects, same_class_share
 from utils.errors import DataError
 
 NUM_IMAGES, K = 6, 3
