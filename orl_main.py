@@ -33,7 +33,7 @@ from models.encoder import encoder_state
 from models.heads import make_heads, start_as_kaiming
 from models.orl import BRANCHES, ORL
 from orl_config import ORLConfig, image_level
-from orl_stages import discover, found_correspondence
+from orl_stages import discover, found_correspondence, require_done
 from tools.orl_pictures import PatchPictures
 from utils.cli import run_main
 from utils.distributed import barrier, is_main, on_main
@@ -61,8 +61,9 @@ def train(config: ORLConfig, arguments: argparse.Namespace, device: torch.device
         place = find_run("orl", config, out=arguments.out, resume=arguments.resume)
         pretrain(config, place, device, max_steps=arguments.max_steps)
         return
-    root = find_root(config, arguments)
-    for stage in stages_to_run(config, arguments.stage):
+    root, stages = find_root(config, arguments), stages_to_run(config, arguments.stage)
+    on_main(lambda: begin(config, root, stages[0]))
+    for stage in stages:
         folder = root.folder / f"stage{stage}"
         if arguments.stage == "all" and (folder / "done.json").exists():
             _log.info("stage %s is done: %s", stage, folder)
@@ -94,8 +95,16 @@ def find_root(config: ORLConfig, arguments: argparse.Namespace) -> Place:
         raise UserError(
             f"--resume {root.checkpoint}: ORL goes on from its folder, which holds all stages: give that, or `auto`"
         )
-    on_main(lambda: note_run(root, config))
     return root
+
+
+def begin(config: ORLConfig, root: Place, stage: str) -> None:
+    """Note in the stages' folder whose it is, if `stage` finds there what it needs; else nothing is written."""
+    if stage == "2":
+        find_encoder(config, root.folder)
+    elif stage == "3":
+        require_done(root.folder / "stage2")
+    note_run(root, config)
 
 
 def find_encoder(config: ORLConfig, root: Path) -> Path | None:

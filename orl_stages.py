@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from data.correspondence import Correspondence, load_correspondence
 from data.listing import ImageList
 from data.orl_files import read_all_proposals, read_correspondence, read_names, read_neighbours
 from data.proposals import proposal_type
-from data.ragged import save_array
+from data.ragged import Ragged, save_array
 from engine.checkpoint import load_checkpoint
 from engine.run import stops_at_once
 from models.encoder import Encoder, make_encoder
@@ -56,6 +57,12 @@ def discover(config: ORLConfig, folder: Path, *, encoder_path: Path | None, devi
         on_main(lambda: _finish(config, images, found, folder, counts))
 
 
+def require_done(folder: Path) -> None:
+    """Refuse a second stage that is not done."""
+    if not (folder / "done.json").exists():
+        raise UserError(f"{folder}: stage 2 is not done; run --stage 2 first, or set files.correspondence")
+
+
 def found_correspondence(config: ORLConfig, folder: Path, images: ImageList) -> Correspondence:
     """What stage 2 left for these images.
 
@@ -64,8 +71,7 @@ def found_correspondence(config: ORLConfig, folder: Path, images: ImageList) -> 
     """
 
     def check() -> None:
-        if not (folder / "done.json").exists():
-            raise UserError(f"{folder}: stage 2 is not done; run --stage 2 first, or set files.correspondence")
+        require_done(folder)
         made_of = read_json(folder / "meta.json")
         if made_of["listing"] != images.listing_hash:
             raise UserError(
@@ -82,7 +88,7 @@ def _discover(
 ) -> dict[str, int]:
     files, workers = config.files, config.data.data_workers
     # What needs no GPU comes first, and is shared by all runs on these images.
-    boxes = keep_boxes(images, _proposals(config, images), folder, rule=_rule(config), workers=None)
+    boxes = _boxes(config, images, folder)
     if files.neighbours is not None:
         neighbours = on_main(lambda: _keep_neighbours(files.neighbours, images, folder))
     else:
@@ -114,21 +120,34 @@ def _discover(
     )
 
 
-def _proposals(config: ORLConfig, images: ImageList):
+def _boxes(config: ORLConfig, images: ImageList, folder: Path) -> Ragged:
+    if not on_main(lambda: Ragged.exists(folder / "boxes")):
+        settings = config.proposals
+        rule = BoxRule(settings.min_size, settings.max_ratio, settings.max_iou, settings.top_n)
+        keep_boxes(images, _proposals(config, images, folder), folder, rule=rule)
+    on_main(lambda: Ragged.delete(folder / "proposals"))
+    return Ragged.load(folder / "boxes")
+
+
+def _proposals(config: ORLConfig, images: ImageList, folder: Path) -> Sequence[np.ndarray | None]:
     """All proposals of every image: those of files.proposals, or what selective search finds."""
     files, settings = config.files, config.proposals
     if files.proposals:
-        sources = files.names or [files.neighbours] * (files.neighbours is not None)
-        names = [name for source in sources for name in read_names(source)]
-        return read_all_proposals(files.proposals, images, names=names or None)
-    folder = Path(settings.dir or Path(config.data.image_dir, "proposals"))
-    ensure_proposals(images, folder, max_side=settings.max_side)
-    return ProposalFiles(images, folder, proposal_type(settings.max_side))
+        stem = folder / "proposals"
+        if not on_main(lambda: Ragged.exists(stem)):
+            # One process reads gigabytes; the others, and their workers, share the pages of what it writes.
+            on_main(lambda: _read_proposals(config, images).save(stem))
+        return Ragged.load(stem)
+    where = Path(settings.dir or Path(config.data.image_dir, "proposals"))
+    ensure_proposals(images, where, max_side=settings.max_side)
+    return ProposalFiles(images, where, proposal_type(settings.max_side))
 
 
-def _rule(config: ORLConfig) -> BoxRule:
-    settings = config.proposals
-    return BoxRule(settings.min_size, settings.max_ratio, settings.max_iou, settings.top_n)
+def _read_proposals(config: ORLConfig, images: ImageList) -> Ragged:
+    files = config.files
+    sources = files.names or [files.neighbours] * (files.neighbours is not None)
+    names = [name for source in sources for name in read_names(source)]
+    return read_all_proposals(files.proposals, images, names=names or None)
 
 
 def _keep_neighbours(path: str, images: ImageList, folder: Path) -> np.ndarray:

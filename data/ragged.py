@@ -94,6 +94,12 @@ class Ragged:
         """Whether `save` has written it, all of it."""
         return _paths(stem)[1].exists()
 
+    @staticmethod
+    def delete(stem: str | Path) -> None:
+        """Remove what `save` wrote, if anything."""
+        for path in reversed(_paths(stem)):
+            path.unlink(missing_ok=True)
+
     @classmethod
     def load(cls, stem: str | Path) -> "Ragged":
         """Map what `save` wrote; reads the offsets, and of the values only what is asked for later.

@@ -26,7 +26,8 @@ def judge_pairs(stage_2: Path, data_dir: Path, *, split: str = "train") -> PairS
     images, correspondence = find_images(data_dir, split=split), load_correspondence(stage_2)
     if len(correspondence) != len(images):
         raise DataError(
-            f"{stage_2}: made of {len(correspondence)} images, but {images.root} has {len(images)}; give the images it was made of"
+            f"{stage_2}: made of {len(correspondence)} images, but {images.root} has {len(images)}: give --data_dir and --split "
+            "as it was made"
         )
     return same_class_share(correspondence, read_objects(data_dir / "annotations" / f"instances_{split}.json", images))
 

@@ -82,8 +82,8 @@ def _search(bank: torch.Tensor, folder: Path, *, count: int, memory_mb: int) -> 
     """Write this process' blocks of queries that are missing."""
     places = torch.arange(len(bank), device=bank.device).split(_QUERIES)
     mine = range(rank(), len(places), world_size())
-    # A similarity, and what choosing the largest of a row takes beside it.
-    block = max(1, memory_mb * 2**20 // (2 * 4 * _QUERIES))
+    # For each row of the bank its similarities and what choosing among them takes, and a look at the row itself.
+    block = max(1, memory_mb * 2**20 // (2 * 4 * (_QUERIES + bank.shape[1])))
     with ProgressBar(len(mine), desc="neighbours, blocks") as bar:
         for number, queries in enumerate(mine, start=1):
             path, own = chunk_path(folder, queries), places[queries]

@@ -150,3 +150,20 @@ def test_what_is_no_row_of_numbers_is_refused(row):
 def test_whole_numbers_written_as_floats_are_taken_and_floats_stay_floats():
     assert as_matrix([[1.0, 2.0]], width=2, dtype=np.uint16).dtype == np.uint16
     assert as_matrix([[0.5, 2]], width=2, dtype=np.float32).tolist() == [[0.5, 2]]
+
+
+def test_parts_end_to_end_are_one(tmp_path):
+    parts = [ragged(), ragged([[], []]), save_and_load(tmp_path / "part", [[[9, 9]]])]
+    assert as_lists(Ragged.concatenate(parts)) == [*ROWS, [], [], [[9, 9]]]
+
+
+def test_what_is_half_written_does_not_exist_and_can_be_deleted(tmp_path):
+    stem = tmp_path / "boxes"
+    assert not Ragged.exists(stem)
+    save_and_load(stem)
+    assert Ragged.exists(stem)
+    (tmp_path / "boxes_offsets.npy").unlink()
+    assert not Ragged.exists(stem)
+    Ragged.delete(stem)
+    Ragged.delete(stem)
+    assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ import torch
 import orl_main
 from data.correspondence import load_correspondence
 from data.listing import find_images
-from data.orl_export import write_correspondence, write_neighbours
+from data.orl_export import write_correspondence, write_neighbours, write_proposals
 from orl_config import ORLConfig, image_level
 from tests.mains.runs import (
     TINY_MODEL,
@@ -22,6 +22,8 @@ from tests.mains.runs import (
     newest,
     write_own_config,
 )
+from tests.utils.two_ranks import run_two_ranks
+from tools.kept_boxes import ProposalFiles
 from utils.config import load_config
 
 CONFIG = {
@@ -168,13 +170,17 @@ def test_other_weights_take_the_place_of_stage_1(folder, finished, weights):
 
 def test_published_files_take_the_place_of_what_they_hold(folder, finished):
     images, correspondence = find_images(finished), load_correspondence(finished / "run" / "stage2")
+    proposals = ProposalFiles(images, finished / "proposals", "ss_fast")
     write_neighbours(folder / "knn.json", images, correspondence.neighbours, info={})
+    write_proposals(folder / "boxes.json", images, (proposals[image] for image in range(27)), info={})
     write_correspondence(folder / "all.json", images, correspondence, info={})
     encoder = finished / "run" / "stage1" / "encoder.pth"
-    by_file = ["--set", f"files.neighbours={folder / 'knn.json'}", f"model.init={encoder}"]
+    by_file = ["--set", f"files.neighbours={folder / 'knn.json'}", f"files.proposals=[{folder / 'boxes.json'}]"]
+    by_file += [f"model.init={encoder}"]
     assert train(folder, "knn", "--stage", "2", *by_file) == 0
     files = ("neighbours.npy", "boxes.npy", "pairs.npy", "pairs_offsets.npy")
     assert [found(folder / "knn")[name] for name in files] == [found(finished / "run")[name] for name in files]
+    assert not (folder / "proposals").exists() and not list((folder / "knn" / "stage2").glob("proposals*"))
     assert train(folder, "all", "--stage", "3", "--set", f"files.correspondence={folder / 'all.json'}") == 0
     assert not (folder / "all" / "stage1").exists()
     assert_same(newest(folder / "all" / "stage3"), newest(finished / "run" / "stage3"))
@@ -183,7 +189,6 @@ def test_published_files_take_the_place_of_what_they_hold(folder, finished):
 def test_a_file_that_names_missing_images_is_refused(folder, finished, capsys):
     images = find_images(finished)
     write_correspondence(folder / "all.json", images, load_correspondence(finished / "run" / "stage2"), info={})
-    images.path(3)
     (folder / "images" / "train" / images.name(3)).unlink()
     assert train(folder, "run", "--set", f"files.correspondence={folder / 'all.json'}") == 3
     message = capsys.readouterr().err
@@ -226,7 +231,6 @@ def test_two_processes_with_half_the_batch_equal_one(folder, finished):
 
 
 def test_two_processes_find_what_one_finds(folder, finished):
-    from tests.utils.two_ranks import run_two_ranks
 
     encoder = finished / "run" / "stage1" / "encoder.pth"
     write_own_config(folder, CONFIG, model={**TINY_MODEL, "init": str(encoder)})
@@ -258,6 +262,7 @@ def test_stage_1_is_a_config_of_its_own():
 def test_what_cannot_be_done_is_refused_with_a_remedy(folder, capsys, overrides, part):
     assert train(folder, "run", *overrides) == 2
     assert part in capsys.readouterr().err
+    assert not (folder / "run").exists()
 
 
 def test_more_neighbours_than_images_are_refused(folder, finished, capsys):
