@@ -65,19 +65,24 @@ def train(config: ORLConfig, arguments: argparse.Namespace, device: torch.device
     on_main(lambda: begin(config, root, stages[0]))
     for stage in stages:
         folder = root.folder / f"stage{stage}"
-        if arguments.stage == "all" and (folder / "done.json").exists():
-            _log.info("stage %s is done: %s", stage, folder)
-        elif stage == "2":
+        if stage == "2":
+            # What is done is only compared with what it would be made of now.
             discover(config, folder, encoder_path=find_encoder(config, root.folder), device=device)
+        elif arguments.stage == "all" and on_main(lambda: (folder / "done.json").exists()):
+            _log.info("stage %s is done: %s", stage, folder)
         else:
             own = config if stage == "3" else image_level(config)
             place = find_run("orl", own, out=str(folder), resume="auto" if resumes else None)
             place = place._replace(stamp=f"{root.stamp}_stage{stage}")
-            pretrain(own, place, device, max_steps=arguments.max_steps, found=root.folder / "stage2")
+            if not pretrain(own, place, device, max_steps=arguments.max_steps, found=root.folder / "stage2"):
+                _log.info("stage %s ended early, by --max_steps; --resume auto goes on with it", stage)
+                return
 
 
 def stages_to_run(config: ORLConfig, asked: str) -> tuple[str, ...]:
     """The stages that `--stage` means with this config, in order."""
+    if asked == "1" and config.model.init is not None:
+        raise UserError(f"--stage 1: model.init: {config.model.init} takes its place; leave out one of the two")
     if config.files.correspondence is not None and asked in ("3", "all"):
         # The second stage then only reads the file.
         return ("2", "3")
@@ -91,9 +96,10 @@ def find_root(config: ORLConfig, arguments: argparse.Namespace) -> Place:
     # Later stages belong to the run that the first one began.
     resume = arguments.resume or ("auto" if arguments.stage in ("2", "3") else None)
     root = find_run("orl", config, out=arguments.out, resume=resume)
-    if root.checkpoint is not None:
+    is_stage = root.folder.name in ("stage1", "stage3") and (root.folder.parent / "run.json").exists()
+    if root.checkpoint is not None or is_stage:
         raise UserError(
-            f"--resume {root.checkpoint}: ORL goes on from its folder, which holds all stages: give that, or `auto`"
+            f"--resume {arguments.resume}: ORL goes on from the folder that holds all its stages: give that, or `auto`"
         )
     return root
 
@@ -115,31 +121,38 @@ def find_encoder(config: ORLConfig, root: Path) -> Path | None:
     """
     if config.files.correspondence is not None:
         return None
-    path = Path(config.model.init) if config.model.init is not None else root / "stage1" / "encoder.pth"
-    if not path.is_file():
-        remedy = (
-            "check model.init" if config.model.init else "run --stage 1 first with the same --out, or set model.init"
+    if config.model.init is not None:
+        if not Path(config.model.init).is_file():
+            raise UserError(f"{config.model.init}: no such file, whose features stage 2 compares: check model.init")
+        return Path(config.model.init)
+    path = root / "stage1" / "encoder.pth"
+    if not (path.is_file() and (root / "stage1" / "done.json").is_file()):
+        raise UserError(
+            f"{path}: stage 2 compares its features, but stage 1 is not done there: run --stage 1 first with the same --out and "
+            "config, or set model.init"
         )
-        raise UserError(f"{path}: no such file, whose features stage 2 compares: {remedy}")
     return path
 
 
 def pretrain(
     config: ORLConfig, place: Place, device: torch.device, *, max_steps: int | None, found: Path | None = None
-) -> None:
-    """Stage 1 or 3, in a folder of its own; a stage that ran to its end is marked as done."""
+) -> bool:
+    """Stage 1 or 3, in a folder of its own; whether it ran to its end, and is marked as done."""
     parts = build(config, device, max_steps=max_steps, found=found)
+    plan, method = parts.plan, parts.method
     run = wiring.start_run(place, config, parts, device)
     pictures = PatchPictures(parts.loader.dataset, count=config.log.num_pictures)
     for epoch in parts.epochs(run, prepare):
-        pictures.draw(parts.method, epoch, parts.plan.progress(epoch * parts.plan.steps_per_epoch), run.log)
-    wiring.finish_run(run, parts.method)
+        pictures.draw(method, epoch, plan.progress(epoch * plan.steps_per_epoch), run.log)
+    wiring.finish_run(run, method)
+    is_done = plan.last_step == plan.total_epochs * plan.steps_per_epoch
     if is_main():
-        method, settings = parts.method, config.model.backbone.model_dump()
+        settings = config.model.backbone.model_dump()
         save_state(encoder_state(method.backbone, method.projector, settings=settings), run.folder / "encoder.pth")
-        if max_steps is None:
-            write_json(run.folder / "done.json", {"steps": parts.plan.last_step})
+        if is_done:
+            write_json(run.folder / "done.json", {"steps": plan.last_step})
     barrier()
+    return is_done
 
 
 def build(config: ORLConfig, device: torch.device, *, max_steps: int | None = None, found: Path | None = None) -> Parts:

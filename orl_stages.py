@@ -1,6 +1,7 @@
 """What lies between ORL's two trainings: its stages' folders, and what the second stage finds for the third."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 import wiring
+from data.box_views import check_boxes, count_unmatched
 from data.correspondence import Correspondence, load_correspondence
 from data.listing import ImageList
 from data.orl_files import read_all_proposals, read_correspondence, read_names, read_neighbours
@@ -24,9 +26,10 @@ from tools.make_proposals import ensure_proposals
 from tools.neighbours import find_neighbours
 from tools.orl_pictures import neighbour_sheet, pair_sheet, proposal_sheet
 from tools.pictures import spread
+from utils.config import dump_config
 from utils.distributed import on_main
 from utils.errors import UserError
-from utils.files import read_json, write_json
+from utils.files import TEMPORARY_PREFIX, atomic_write_bytes, read_json, write_json
 from utils.log import RunLog, setup_logging
 
 _log = logging.getLogger(__name__)
@@ -41,17 +44,16 @@ def discover(config: ORLConfig, folder: Path, *, encoder_path: Path | None, devi
     """
     setup_logging(folder)
     images = wiring.list_images(config.data)
-    on_main(lambda: _note(folder, _made_of(config, images, encoder_path)))
-    if (folder / "done.json").exists():
+    on_main(lambda: _note(folder, config, made_of(config, images) | _fingerprint(encoder_path)))
+    if on_main(lambda: (folder / "done.json").exists()):
         _log.info("stage 2 is done: %s", folder)
         return
     with stops_at_once():
         if config.files.correspondence is not None:
-            on_main(lambda: read_correspondence(config.files.correspondence, images).save(folder))
+            on_main(lambda: _read_correspondence(config, images).save(folder))
             counts = {}
         else:
-            with wiring.refusals():
-                encoder = _load_encoder(encoder_path, config).to(device)
+            encoder = _load_encoder(encoder_path, config).to(device)
             counts = _discover(config, images, encoder, folder, device)
         found = load_correspondence(folder)
         on_main(lambda: _finish(config, images, found, folder, counts))
@@ -67,17 +69,12 @@ def found_correspondence(config: ORLConfig, folder: Path, images: ImageList) -> 
     """What stage 2 left for these images.
 
     Raises:
-        UserError: it is not done, or was made of other images.
+        UserError: it is not done, or was made of other images or by other settings.
     """
 
     def check() -> None:
         require_done(folder)
-        made_of = read_json(folder / "meta.json")
-        if made_of["listing"] != images.listing_hash:
-            raise UserError(
-                f"{folder}: stage 2 was made of other images than {images.root} has now (or data.subset chooses); "
-                "make it again in another --out, or restore them"
-            )
+        _compare(folder, made_of(config, images))
 
     on_main(check)
     return load_correspondence(folder)
@@ -87,10 +84,9 @@ def _discover(
     config: ORLConfig, images: ImageList, encoder: Encoder, folder: Path, device: torch.device
 ) -> dict[str, int]:
     files, workers = config.files, config.data.data_workers
-    # What needs no GPU comes first, and is shared by all runs on these images.
-    boxes = _boxes(config, images, folder)
+    # What can be refused is refused before hours go into proposals.
     if files.neighbours is not None:
-        neighbours = on_main(lambda: _keep_neighbours(files.neighbours, images, folder))
+        neighbours = on_main(lambda: _keep_neighbours(config, images, folder))
     else:
         neighbours = find_neighbours(
             encoder,
@@ -101,6 +97,9 @@ def _discover(
             device=device,
             **config.neighbours.model_dump(),
         )
+    boxes = _boxes(config, images, folder)
+    if files.proposals:
+        on_main(lambda: check_boxes(images, boxes))
     find_pairs(
         encoder,
         images,
@@ -150,47 +149,82 @@ def _read_proposals(config: ORLConfig, images: ImageList) -> Ragged:
     return read_all_proposals(files.proposals, images, names=names or None)
 
 
-def _keep_neighbours(path: str, images: ImageList, folder: Path) -> np.ndarray:
+def _keep_neighbours(config: ORLConfig, images: ImageList, folder: Path) -> np.ndarray:
+    path = config.files.neighbours
     neighbours = read_neighbours(path, images)
-    save_array(folder / "neighbours.npy", neighbours)
-    return neighbours
+    count = _checked_count(config, path, neighbours.shape[1])
+    save_array(folder / "neighbours.npy", neighbours[:, :count])
+    return neighbours[:, :count]
+
+
+def _read_correspondence(config: ORLConfig, images: ImageList) -> Correspondence:
+    """The file's, with the first `neighbours.count` neighbours of each image."""
+    path = config.files.correspondence
+    found = read_correspondence(path, images)
+    count = _checked_count(config, path, found.neighbours.shape[1])
+    rows = (found.pairs_of(image, place) for image in range(len(found)) for place in range(count))
+    found = Correspondence(
+        found.boxes, found.neighbours[:, :count].copy(), Ragged.from_rows(rows, width=8, dtype=np.uint16)
+    )
+    check_boxes(images, found.boxes)
+    return found
+
+
+def _checked_count(config: ORLConfig, path: str, count: int) -> int:
+    if count < config.neighbours.count:
+        raise UserError(
+            f"{path}: {count} neighbours an image, but neighbours.count is {config.neighbours.count}; lower it"
+        )
+    return config.neighbours.count
 
 
 def _load_encoder(path: Path, config: ORLConfig) -> Encoder:
     try:
-        return make_encoder(load_checkpoint(path), settings=config.model.backbone.model_dump())
-    except (ValueError, KeyError) as error:
-        raise UserError(f"model.init: {path}: {error}") from error
+        encoder = make_encoder(load_checkpoint(path), settings=config.model.backbone.model_dump())
+    except (ValueError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path}: neither a checkpoint of these programs nor a backbone.pth that fits model.backbone ({reason}): check "
+            "model.init"
+        ) from error
+    if encoder.projector is None:
+        _log.warning("%s: no projector on C5 in it: neighbours are found by pooled C5 instead", path)
+    return encoder
 
 
-def _made_of(config: ORLConfig, images: ImageList, encoder_path: Path | None) -> dict:
-    """What decides what stage 2 finds."""
-    if config.files.correspondence is not None:
-        return {"listing": images.listing_hash, "files": config.files.model_dump()}
-    pairs = config.pairs.model_dump(include={"share", "patch_size", "store"})
-    return {
-        "listing": images.listing_hash,
-        "encoder": hashlib.sha256(encoder_path.read_bytes()).hexdigest(),
-        "view_size": config.data.resize_size,
-        "neighbours": config.neighbours.count,
-        "proposals": config.proposals.model_dump(exclude={"dir"}),
-        "pairs": pairs,
-        "files": config.files.model_dump(),
-    }
+def made_of(config: ORLConfig, images: ImageList) -> dict:
+    """What decides what stage 2 finds, beside the network."""
+    made = {"listing": images.listing_hash, "files": config.files.model_dump(), "neighbours": config.neighbours.count}
+    if config.files.correspondence is None:
+        made["view_size"] = config.data.resize_size
+        made["proposals"] = config.proposals.model_dump(exclude={"dir"})
+        made["pairs"] = config.pairs.model_dump(include={"share", "patch_size", "store"})
+    return made
 
 
-def _note(folder: Path, made_of: dict) -> None:
-    path = folder / "meta.json"
-    if path.exists():
-        before = read_json(path)
-        changed = [name for name in {**before, **made_of} if before.get(name) != made_of.get(name)]
-        if changed:
-            raise UserError(
-                f"{folder}: stage 2 was begun with another {', '.join(changed)}; see its meta.json. Restore that, delete the "
-                "folder, or give another --out"
-            )
+def _fingerprint(encoder_path: Path | None) -> dict[str, str]:
+    return {} if encoder_path is None else {"encoder": hashlib.sha256(encoder_path.read_bytes()).hexdigest()}
+
+
+def _note(folder: Path, config: ORLConfig, made: dict) -> None:
+    if (folder / "meta.json").exists():
+        _compare(folder, made)
     else:
-        write_json(path, made_of)
+        write_json(folder / "meta.json", made)
+    atomic_write_bytes(folder / "config.yaml", dump_config(config).encode())
+    for leftover in folder.rglob(f"{TEMPORARY_PREFIX}*"):
+        leftover.unlink(missing_ok=True)
+
+
+def _compare(folder: Path, made: dict) -> None:
+    """Refuse what was made of something else."""
+    before = read_json(folder / "meta.json")
+    changed = [name for name, value in made.items() if before.get(name) != json.loads(json.dumps(value))]
+    if changed:
+        raise UserError(
+            f"{folder}: stage 2 was made with another {', '.join(changed)}; see its meta.json. Restore that, delete the folder "
+            "and run --stage 2, or give another --out"
+        )
 
 
 def _finish(config: ORLConfig, images: ImageList, found: Correspondence, folder: Path, counts: dict[str, int]) -> None:
@@ -201,7 +235,7 @@ def _finish(config: ORLConfig, images: ImageList, found: Correspondence, folder:
         "boxes": len(found.boxes.values),
         "pairs": len(found.pairs.values),
         "images_without_boxes": int((found.boxes.lengths == 0).sum()),
-        "images_without_pairs": int((found.pairs.lengths.reshape(N, K).sum(1) == 0).sum()),
+        "images_without_pairs": count_unmatched(found),
         **counts,
     }
     log = RunLog(folder)

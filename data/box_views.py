@@ -10,7 +10,9 @@ from data.correspondence import Correspondence
 from data.geometry import Crop, cut_image
 from data.images import UnreadableImage, read_image
 from data.listing import ImageList
+from data.orientation import upright_shape
 from data.photometric import draw_photometric
+from data.ragged import Ragged
 from data.views import Photo, TwoViews, ViewSpec
 from utils.errors import DataError
 from utils.seeding import numpy_generator
@@ -112,3 +114,23 @@ def count_unmatched(correspondence: Correspondence) -> int:
     """Images without any pair, whose own boxes and their jitter take its place."""
     N, K = correspondence.neighbours.shape
     return int((correspondence.pairs.lengths.reshape(N, K).sum(1) == 0).sum())
+
+
+def check_boxes(images: ImageList, boxes: Ragged) -> None:
+    """Refuse boxes of other images; looks at the headers of all files.
+
+    Raises:
+        DataError: a box is not inside its image; names both.
+    """
+    for index, own in enumerate(boxes):
+        try:
+            height, width = upright_shape(images.path(index))
+        except UnreadableImage:
+            continue
+        x, y, w, h = own.astype(np.int64).T
+        outside = (w < 1) | (h < 1) | (x + w > width) | (y + h > height)
+        if outside.any():
+            raise DataError(
+                f"{images.path(index)}: {width} x {height} pixels as one sees it, but its box is {own[outside][0].tolist()}: the "
+                "file was made with other images, or before this one was turned by its EXIF; make it again without files.*"
+            )

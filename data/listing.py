@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".p
 _SUFFIX_BYTES = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
 SUBSETS = Path(__file__).parent / "subsets"
 # Never images to train on where the image folder itself is listed.
-_OTHER_FOLDERS = ("masks", "annotations")
+_OTHER_FOLDERS = ("masks", "annotations", "proposals")
 _SPLITS = ("train", "val", "test", "unlabeled", "train2017", "val2017", "test2017", "unlabeled2017")
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,15 @@ from utils.files import read_json, write_json
 
 RUNS = Path("runs")
 # Sections and keys that may differ between a run and its continuation.
-_FREE_KEYS = {"checkpoint": None, "log": None, "distributed": None, "data": ("data_workers", "max_bad_fraction")}
+_FREE_KEYS = {
+    "checkpoint": None,
+    "log": None,
+    "distributed": None,
+    "data": ("data_workers", "max_bad_fraction"),
+    "proposals": ("dir",),
+    "neighbours": ("batch_size", "memory_mb"),
+    "pairs": ("batch_size", "parts"),
+}
 
 
 class Place(NamedTuple):

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Pretraining on a SLURM cluster: sbatch scripts/slurm.sh [METHOD/CONFIG] [KEY=VALUE ...]
+# ORL's stages as jobs of their own, in one folder: OUT=runs/orl/coco STAGE=1 sbatch scripts/slurm.sh orl/coco_800ep, then 2, 3.
 # Two minutes before the time is up, or when the job is preempted, the run saves itself and ends with code 75; the job then queues
 # itself again and goes on. Adjust nodes, GPUs and time to your cluster; the config needs no change.
 #SBATCH --job-name=pretrain
@@ -18,7 +19,7 @@ method=${config%%/*}
 shift || true
 # One task a GPU: every process gets its rank and the signal from srun itself, and finds the others by SLURM's variables.
 srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" .venv/bin/python "${method}_main.py" --cfg "$config" \
-  --resume auto --out "runs/$method/$SLURM_JOB_ID" ${1:+--set "$@"}
+  --resume auto --out "${OUT:-runs/$method/$SLURM_JOB_ID}" ${STAGE:+--stage "$STAGE"} ${1:+--set "$@"}
 code=$?
 # 75 is "resume me", but the first process to leave makes srun kill the others, whose codes may win. Done (0), wrong use (2), bad
 # data (3) and divergence (4) would only come again.

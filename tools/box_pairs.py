@@ -80,7 +80,7 @@ def find_pairs(
         workers=workers,
         device=device,
     )
-    for number in range(0 if Ragged.exists(stem) else parts):
+    for number in range(0 if on_main(lambda: Ragged.exists(stem)) else parts):
         part = plan_part(boxes, neighbours, number=number, parts=parts)
         barrier()
         if on_main(lambda: all(Ragged.exists(_stem(results, block)) for block in part.blocks)):
@@ -168,7 +168,7 @@ def _make_room(folder: Path, needed: int) -> None:
     if needed - there > free:
         raise UserError(
             f"{folder}: {needed / 1e9:.1f} GB are needed for features of boxes and {free / 1e9:.1f} GB are free: raise "
-            "pairs.parts, lower proposals.top_n, or give another --out"
+            f"pairs.parts, or delete {folder.parent} and lower proposals.top_n, or give another --out"
         )
 
 

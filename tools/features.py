@@ -105,7 +105,9 @@ def embed_chunks(
         batch = normalise(torch.cat(pictures).to(device, non_blocking=True) / 255)
         return encoder(batch.contiguous(memory_format=memory_format(device)), project=project).cpu()
 
-    with ProgressBar(len(order), desc=desc) as bar:
+    # Kernels chosen by their time, or with shortened numbers, would give other files after a restart.
+    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with exact, ProgressBar(len(order), desc=desc) as bar:
         for chunk in todo:
             rows, present, waiting = [], [], _Waiting(batch_size)
             for index in chunks[chunk]:

@@ -86,7 +86,7 @@ def keep_boxes(
         workers: processes of this process; None for its share of the cores.
     """
     stem, parts = folder / "boxes", folder / "box_chunks"
-    if not Ragged.exists(stem):
+    if not on_main(lambda: Ragged.exists(stem)):
         mine = range(rank(), _num_chunks(images), world_size())
         todo = [chunk for chunk in mine if not Ragged.exists(_stem(parts, chunk))]
         task = KeepBoxes(images, proposals, rule, parts)

@@ -51,7 +51,7 @@ def find_neighbours(
             f"neighbours.count: {count}, but there are only {len(images) - 1} other images in {images.root}"
         )
     path, features, blocks = folder / "neighbours.npy", folder / "features", folder / "neighbour_blocks"
-    if not path.exists():
+    if not on_main(path.exists):
         chunks = np.array_split(np.arange(len(images)), -(-len(images) // _IMAGES_A_CHUNK))
         embed_chunks(
             encoder,

@@ -32,7 +32,8 @@ def write_files(
     Returns:
         Neighbours, proposals, correspondences.
     Raises:
-        DataError: another number of images, or the proposals of an image are missing.
+        DataError: another number of images, or the proposals of an image are missing. Where there are none at all, since they
+            came from a file, that file is not written again.
     """
     N, K = correspondence.neighbours.shape
     if len(images) != N:
@@ -44,9 +45,12 @@ def write_files(
     ends = (f"{K}nn_instance", "selective_search_proposal", f"{K}nn_instance_correspondence")
     paths = [Path(out) / f"{name}_{end}.json" for end in ends]
     write_neighbours(paths[0], images, correspondence.neighbours, {})
-    boxes = _all_proposals(images, correspondence, Path(proposal_dir), proposals)
-    write_proposals(paths[1], images, boxes, {"type": proposals})
     write_correspondence(paths[2], images, correspondence, {})
+    if not Path(proposal_dir, proposals).is_dir():
+        return [paths[0], paths[2]]
+    write_proposals(
+        paths[1], images, _all_proposals(images, correspondence, Path(proposal_dir), proposals), {"type": proposals}
+    )
     return paths
 
 

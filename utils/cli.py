@@ -73,6 +73,8 @@ def run_main(
         for warning in warnings:
             _log.info("%s", warning)
         _choose_kernels(arguments.deterministic)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
         train(config, arguments, device)
         # After an error the others may be waiting in the middle of something: the launcher ends them, not this.
         shutdown()

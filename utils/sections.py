@@ -147,6 +147,12 @@ class Common(Section):
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
     seed: int = Field(0, ge=0, description="Everything random derives from it.")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="CPU threads of a training process, by default one a core: a tiny network in small batches can be faster "
+        "with one.",
+    )
     distributed: bool | None = Field(None, description="False refuses to run as one of several processes.")
     stage: Any = unused("these programs only train")
 

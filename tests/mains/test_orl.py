@@ -1,6 +1,8 @@
 """The main job of ORL and BYOL on a small folder of pictures: stage by stage, resumed, on two processes, fed rubbish."""
 
 import json
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +10,17 @@ import pytest
 import torch
 
 import orl_main
-from data.correspondence import load_correspondence
+from data.correspondence import Correspondence, load_correspondence
 from data.listing import find_images
 from data.orl_export import write_correspondence, write_neighbours, write_proposals
+from data.ragged import Ragged
 from orl_config import ORLConfig, image_level
 from tests.mains.runs import (
     TINY_MODEL,
     assert_a_killed_run_goes_on,
     assert_same,
     assert_two_processes_equal_one,
+    launched,
     make_pictures,
     metrics,
     newest,
@@ -90,7 +94,7 @@ def test_three_stages_leave_their_folders_and_a_backbone(finished):
 
 def test_stage_2_leaves_files_pictures_and_counts_and_nothing_else(finished):
     stage = finished / "run" / "stage2"
-    kept = STAGE_2 | {"pictures", "tensorboard", "log.txt", "metrics.jsonl"}
+    kept = STAGE_2 | {"config.yaml", "pictures", "tensorboard", "log.txt", "metrics.jsonl"}
     assert {path.name for path in stage.iterdir()} == kept
     assert {path.name.split("_")[0] for path in (stage / "pictures").iterdir()} == {"neighbours", "proposals", "pairs"}
     correspondence, counts = load_correspondence(stage), json.loads((stage / "done.json").read_text())
@@ -129,6 +133,7 @@ def test_a_run_stopped_in_every_stage_equals_an_uninterrupted_one(folder, finish
     assert (folder / "run" / "stage1" / "done.json").exists()
     assert not (folder / "run" / "stage2" / "done.json").exists()
     assert train(folder, "run", "--resume", "auto", "--max_steps", "7") == 0
+    assert not (folder / "run" / "stage3" / "done.json").exists()
     assert train(folder, "run", "--resume", "auto") == 0
     for stage in ("stage1", "stage3"):
         assert_same(newest(folder / "run" / stage), newest(finished / "run" / stage))
@@ -140,6 +145,29 @@ def test_what_is_done_is_not_done_again(folder, finished, capsys):
     assert train(finished, "run", "--resume", "auto") == 0
     said = capsys.readouterr().err
     assert all(f"stage {stage} is done" in said for stage in "123") and found(finished / "run") == before
+
+
+@pytest.mark.parametrize("change", ["neighbours.count=2", "pairs.share=0.5", "proposals.top_n=3"])
+def test_pairs_that_were_made_otherwise_are_not_trained_on(finished, capsys, change):
+    for stage in ("3", "all"):
+        assert train(finished, "run", "--stage", stage, "--resume", "auto", "--set", change) == 2
+        assert f"made with another {change.split('.')[0]}" in capsys.readouterr().err
+
+
+def test_a_run_that_is_cut_short_does_not_reach_the_next_stage(folder, capsys):
+    assert train(folder, "run", "--max_steps", "2") == 0
+    assert "stage 1 ended early" in capsys.readouterr().err and not (folder / "run" / "stage2").exists()
+    assert train(folder, "run", "--stage", "2") == 2
+    assert "stage 1 is not done there" in capsys.readouterr().err
+    # Past the end is no cut.
+    assert train(folder, "run", "--stage", "1", "--resume", "auto", "--max_steps", "100") == 0
+    assert (folder / "run" / "stage1" / "done.json").exists()
+
+
+def test_a_stages_folder_is_not_taken_for_the_runs(finished, capsys):
+    assert orl_main.main(["--cfg", str(finished / "own.yaml"), "--resume", str(finished / "run" / "stage3")]) == 2
+    assert "the folder that holds all its stages" in capsys.readouterr().err
+    assert not (finished / "run" / "stage3" / "stage1").exists()
 
 
 def test_a_finished_stage_is_not_written_over(finished, capsys):
@@ -181,9 +209,34 @@ def test_published_files_take_the_place_of_what_they_hold(folder, finished):
     files = ("neighbours.npy", "boxes.npy", "pairs.npy", "pairs_offsets.npy")
     assert [found(folder / "knn")[name] for name in files] == [found(finished / "run")[name] for name in files]
     assert not (folder / "proposals").exists() and not list((folder / "knn" / "stage2").glob("proposals*"))
-    assert train(folder, "all", "--stage", "3", "--set", f"files.correspondence={folder / 'all.json'}") == 0
+    by_file = ["--set", f"files.correspondence={folder / 'all.json'}"]
+    assert train(folder, "all", "--stage", "3", *by_file) == 0
     assert not (folder / "all" / "stage1").exists()
     assert_same(newest(folder / "all" / "stage3"), newest(finished / "run" / "stage3"))
+
+
+def test_the_first_neighbours_of_a_file_are_taken(folder, finished, capsys):
+    correspondence = load_correspondence(finished / "run" / "stage2")
+    write_correspondence(folder / "all.json", find_images(finished), correspondence, info={})
+    by_file = ["--stage", "2", "--set", f"files.correspondence={folder / 'all.json'}"]
+    assert train(folder, "two", *by_file, "neighbours.count=2") == 0
+    two = load_correspondence(folder / "two" / "stage2")
+    assert np.array_equal(two.neighbours, correspondence.neighbours[:, :2])
+    assert all(np.array_equal(two.pairs_of(i, k), correspondence.pairs_of(i, k)) for i in range(27) for k in range(2))
+    assert train(folder, "four", *by_file, "neighbours.count=4") == 2
+    assert "3 neighbours an image, but neighbours.count is 4" in capsys.readouterr().err
+
+
+def test_boxes_outside_their_images_are_refused_at_once(folder, finished, capsys):
+    correspondence = load_correspondence(finished / "run" / "stage2")
+    boxes = [row.copy() for row in correspondence.boxes]
+    boxes[4][0] = (50, 0, 20, 20)
+    wrong = Correspondence(
+        Ragged.from_rows(boxes, width=4, dtype=np.uint16), correspondence.neighbours, correspondence.pairs
+    )
+    write_correspondence(folder / "all.json", find_images(finished), wrong, info={})
+    assert train(folder, "run", "--stage", "2", "--set", f"files.correspondence={folder / 'all.json'}") == 3
+    assert "60 x 48 pixels as one sees it, but its box is [50, 0, 20, 20]" in capsys.readouterr().err
 
 
 def test_a_file_that_names_missing_images_is_refused(folder, finished, capsys):
@@ -200,9 +253,9 @@ def test_images_that_came_since_are_noticed(folder, finished, capsys):
     assert train(folder, "run", "--stage", "2", *arguments) == 0
     make_pictures(folder, count=28)
     assert train(folder, "run", "--stage", "3", *arguments) == 2
-    assert "made of other images" in capsys.readouterr().err
+    assert "stage 2 was made with another listing" in capsys.readouterr().err
     assert train(folder, "run", "--stage", "2", *arguments) == 2
-    assert "stage 2 was begun with another listing" in capsys.readouterr().err
+    assert "stage 2 was made with another listing" in capsys.readouterr().err
 
 
 def test_an_unreadable_image_has_no_neighbours_and_is_replaced(folder):
@@ -217,17 +270,12 @@ def test_an_unreadable_image_has_no_neighbours_and_is_replaced(folder):
 
 def test_two_processes_with_half_the_batch_equal_one(folder, finished):
     """In stage 1 and in stage 3, BatchNorm synchronised, and in stage 3 with a view's statistics shared by both."""
-    stage_2 = finished / "run" / "stage2"
-    images = find_images(finished)
-    write_correspondence(folder / "all.json", images, load_correspondence(stage_2), info={})
     cases = {
         "byol": {"model": {**TINY_MODEL, "variant": "byol"}},
-        "orl": {"files": {"correspondence": str(folder / "all.json")}},
-        "joint": {"files": {"correspondence": str(folder / "all.json")}, "model": {**TINY_MODEL, "joint_views": True}},
+        "orl": {},
+        "joint": {"model": {**TINY_MODEL, "joint_views": True}},
     }
-    for name in ("orl", "joint"):
-        write_own_config(folder, CONFIG, name=name, **cases[name])
-    assert_two_processes_equal_one(folder, "orl", CONFIG, cases, found=stage_2)
+    assert_two_processes_equal_one(folder, "orl", CONFIG, cases, found=finished / "run" / "stage2")
 
 
 def test_two_processes_find_what_one_finds(folder, finished):
@@ -244,7 +292,7 @@ def test_stage_1_is_a_config_of_its_own():
     config, _ = load_config(Path("configs/orl/demo.yaml"), ORLConfig)
     first = image_level(config)
     assert first.model.variant == "byol" and first.optimizer.total_epochs == config.optimizer.stage1_epochs
-    assert image_level(first.model_copy(update={"optimizer": config.optimizer})) == first
+    assert first.data == config.data and config.optimizer.stage1_epochs != config.optimizer.total_epochs
 
 
 @pytest.mark.parametrize(
@@ -252,6 +300,7 @@ def test_stage_1_is_a_config_of_its_own():
     [
         (["--stage", "2"], "run --stage 1 first"),
         (["--stage", "3"], "run --stage 2 first"),
+        (["--stage", "1", "--set", "model.init=some.pth"], "takes its place"),
         (["--set", "model.init=nowhere.pth"], "check model.init"),
         (["--set", "loss.global_weight=0", "loss.intra_weight=0", "loss.inter_weight=0"], "nothing would be learned"),
         (["--set", "jitter.scale=[2, 1]"], "jitter.scale"),
@@ -263,6 +312,14 @@ def test_what_cannot_be_done_is_refused_with_a_remedy(folder, capsys, overrides,
     assert train(folder, "run", *overrides) == 2
     assert part in capsys.readouterr().err
     assert not (folder / "run").exists()
+
+
+def test_threads_are_as_many_as_asked(folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr("torch.set_num_threads", asked.append)
+    write_own_config(folder, CONFIG, model={"variant": "byol"}, threads=3)
+    assert train(folder, "run", "--max_steps", "1") == 0
+    assert asked == [3]
 
 
 def test_more_neighbours_than_images_are_refused(folder, finished, capsys):
@@ -278,3 +335,22 @@ def test_a_killed_stage_3_goes_on_to_the_same_parameters(folder, finished):
     changes = {"optimizer": {"total_epochs": 12}, "checkpoint": {"save_minutes": 0.002}, "data": {"data_workers": 1}}
     write_own_config(folder, CONFIG, files={"correspondence": str(folder / "all.json")}, **changes)
     assert_a_killed_run_goes_on("orl", folder, stage="stage3")
+
+
+@pytest.mark.slow
+def test_stage_2_asked_to_stop_ends_with_its_code_and_goes_on_to_the_same_files(folder, finished):
+    encoder = finished / "run" / "stage1" / "encoder.pth"
+    write_own_config(
+        folder, CONFIG, model={**TINY_MODEL, "init": str(encoder)}, pairs={"patch_size": 400, "batch_size": 2}
+    )
+    assert launched("orl", folder, "whole", "--stage", "2").wait(timeout=200) == 0
+    process = launched("orl", folder, "stopped", "--stage", "2")
+    deadline = time.monotonic() + 100
+    while not (folder / "stopped" / "stage2" / "box_features_0of1").exists():
+        assert time.monotonic() < deadline, "the stage does not get going"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 75
+    assert not (folder / "stopped" / "stage2" / "done.json").exists()
+    assert launched("orl", folder, "stopped", "--stage", "2").wait(timeout=200) == 0
+    assert found(folder / "stopped") == found(folder / "whole")
