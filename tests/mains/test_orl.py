@@ -10,70 +10,29 @@ import pytest
 import torch
 
 import orl_main
-from data.correspondence import Correspondence, load_correspondence
+from data.correspondence import load_correspondence
 from data.listing import find_images
-from data.orl_export import write_correspondence, write_neighbours, write_proposals
-from data.ragged import Ragged
+from data.orl_export import write_correspondence
 from orl_config import ORLConfig, image_level
+from tests.mains.orl_runs import CONFIG, STAGE_2, found, make_folder, train
 from tests.mains.runs import (
     TINY_MODEL,
     assert_a_killed_run_goes_on,
     assert_same,
     assert_two_processes_equal_one,
     launched,
-    make_pictures,
     metrics,
     newest,
     write_own_config,
 )
 from tests.utils.two_ranks import run_two_ranks
-from tools.kept_boxes import ProposalFiles
 from utils.config import load_config
-
-CONFIG = {
-    "model": TINY_MODEL,
-    "data": {"resize_size": 32, "patch_size": 16, "data_workers": 0, "train_batch_size": 8},
-    "proposals": {"min_size": 10, "top_n": 12},
-    "neighbours": {"count": 3},
-    "pairs": {"patch_size": 16, "share": 0.2},
-    "optimizer": {"type": "sgd", "base_lr": 1.0, "total_epochs": 3, "stage1_epochs": 2, "warmup_epochs": 1},
-    "log": {"log_step": 1, "num_pictures": 2},
-}
-STAGE_2 = {
-    "boxes.npy",
-    "boxes_offsets.npy",
-    "neighbours.npy",
-    "pairs.npy",
-    "pairs_offsets.npy",
-    "done.json",
-    "meta.json",
-}
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """27 pictures below images/train, and a config beside them."""
-    make_pictures(tmp_path)
-    write_own_config(tmp_path, CONFIG)
+    make_folder(tmp_path)
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """The folder after all three stages, in its `run`; not to be changed."""
-    folder = tmp_path_factory.mktemp("orl")
-    make_pictures(folder)
-    write_own_config(folder, CONFIG)
-    assert train(folder, "run") == 0
-    return folder
-
-
-def train(folder: Path, out: str, *arguments: str) -> int:
-    return orl_main.main(["--cfg", str(folder / "own.yaml"), "--out", str(folder / out), *arguments])
-
-
-def found(run: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (run / "stage2").iterdir() if path.name in STAGE_2}
 
 
 def test_three_stages_leave_their_folders_and_a_backbone(finished):
@@ -183,89 +142,6 @@ def test_byol_is_stage_1_alone(folder, finished, capsys):
     assert (folder / "byol" / "backbone.pth").exists()
     assert train(folder, "other", "--stage", "3") == 2
     assert "model.variant: byol is stage 1 alone" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("weights", ["stage1/encoder.pth", "stage1/backbone.pth", "stage3/checkpoints"])
-def test_other_weights_take_the_place_of_stage_1(folder, finished, weights):
-    path = finished / "run" / weights
-    path = next(path.glob("*.pth")) if path.is_dir() else path
-    assert train(folder, "run", "--stage", "2", "--set", f"model.init={path}") == 0
-    assert not (folder / "run" / "stage1").exists()
-    # Only with the projector are neighbours the same.
-    same = found(folder / "run")["neighbours.npy"] == found(finished / "run")["neighbours.npy"]
-    assert same == (weights == "stage1/encoder.pth")
-
-
-def test_published_files_take_the_place_of_what_they_hold(folder, finished):
-    images, correspondence = find_images(finished), load_correspondence(finished / "run" / "stage2")
-    proposals = ProposalFiles(images, finished / "proposals", "ss_fast")
-    write_neighbours(folder / "knn.json", images, correspondence.neighbours, info={})
-    write_proposals(folder / "boxes.json", images, (proposals[image] for image in range(27)), info={})
-    write_correspondence(folder / "all.json", images, correspondence, info={})
-    encoder = finished / "run" / "stage1" / "encoder.pth"
-    by_file = ["--set", f"files.neighbours={folder / 'knn.json'}", f"files.proposals=[{folder / 'boxes.json'}]"]
-    by_file += [f"model.init={encoder}"]
-    assert train(folder, "knn", "--stage", "2", *by_file) == 0
-    files = ("neighbours.npy", "boxes.npy", "pairs.npy", "pairs_offsets.npy")
-    assert [found(folder / "knn")[name] for name in files] == [found(finished / "run")[name] for name in files]
-    assert not (folder / "proposals").exists() and not list((folder / "knn" / "stage2").glob("proposals*"))
-    by_file = ["--set", f"files.correspondence={folder / 'all.json'}"]
-    assert train(folder, "all", "--stage", "3", *by_file) == 0
-    assert not (folder / "all" / "stage1").exists()
-    assert_same(newest(folder / "all" / "stage3"), newest(finished / "run" / "stage3"))
-
-
-def test_the_first_neighbours_of_a_file_are_taken(folder, finished, capsys):
-    correspondence = load_correspondence(finished / "run" / "stage2")
-    write_correspondence(folder / "all.json", find_images(finished), correspondence, info={})
-    by_file = ["--stage", "2", "--set", f"files.correspondence={folder / 'all.json'}"]
-    assert train(folder, "two", *by_file, "neighbours.count=2") == 0
-    two = load_correspondence(folder / "two" / "stage2")
-    assert np.array_equal(two.neighbours, correspondence.neighbours[:, :2])
-    assert all(np.array_equal(two.pairs_of(i, k), correspondence.pairs_of(i, k)) for i in range(27) for k in range(2))
-    assert train(folder, "four", *by_file, "neighbours.count=4") == 2
-    assert "3 neighbours an image, but neighbours.count is 4" in capsys.readouterr().err
-
-
-def test_boxes_outside_their_images_are_refused_at_once(folder, finished, capsys):
-    correspondence = load_correspondence(finished / "run" / "stage2")
-    boxes = [row.copy() for row in correspondence.boxes]
-    boxes[4][0] = (50, 0, 20, 20)
-    wrong = Correspondence(
-        Ragged.from_rows(boxes, width=4, dtype=np.uint16), correspondence.neighbours, correspondence.pairs
-    )
-    write_correspondence(folder / "all.json", find_images(finished), wrong, info={})
-    assert train(folder, "run", "--stage", "2", "--set", f"files.correspondence={folder / 'all.json'}") == 3
-    assert "60 x 48 pixels as one sees it, but its box is [50, 0, 20, 20]" in capsys.readouterr().err
-
-
-def test_a_file_that_names_missing_images_is_refused(folder, finished, capsys):
-    images = find_images(finished)
-    write_correspondence(folder / "all.json", images, load_correspondence(finished / "run" / "stage2"), info={})
-    (folder / "images" / "train" / images.name(3)).unlink()
-    assert train(folder, "run", "--set", f"files.correspondence={folder / 'all.json'}") == 3
-    message = capsys.readouterr().err
-    assert "all.json" in message and images.name(3) in message
-
-
-def test_images_that_came_since_are_noticed(folder, finished, capsys):
-    arguments = ["--set", f"model.init={finished / 'run' / 'stage1' / 'encoder.pth'}"]
-    assert train(folder, "run", "--stage", "2", *arguments) == 0
-    make_pictures(folder, count=28)
-    assert train(folder, "run", "--stage", "3", *arguments) == 2
-    assert "stage 2 was made with another listing" in capsys.readouterr().err
-    assert train(folder, "run", "--stage", "2", *arguments) == 2
-    assert "stage 2 was made with another listing" in capsys.readouterr().err
-
-
-def test_an_unreadable_image_has_no_neighbours_and_is_replaced(folder):
-    path = find_images(folder).path(5)
-    path.write_bytes(b"no image")
-    assert train(folder, "run", "--set", "data.max_bad_fraction=0.2") == 0
-    correspondence = load_correspondence(folder / "run" / "stage2")
-    assert (correspondence.neighbours[5] == -1).all() and 5 not in correspondence.neighbours
-    assert len(correspondence.boxes[5]) == 0
-    assert metrics(folder / "run" / "stage3")[-1]["step"] == 9
 
 
 def test_two_processes_with_half_the_batch_equal_one(folder, finished):
