@@ -1,6 +1,8 @@
 """Where a training step's time goes: the data path alone, the step alone, and both together.
 
-    python -m benchmarks.training [--method r2o] [--cfg demo] [--set data.train_batch_size=32 ...] [--steps 20]
+    python -m benchmarks.training [--method r2o] [--cfg demo] [--set data.train_batch_size=32 ...] [--steps 20] [--found DIR]
+
+ORL's third stage is measured with --found runs/orl/TIME/stage2, and BYOL without it.
 
 One process, the device that training would take. The figures of one run belong together: machines differ, ratios less so.
 """
@@ -10,6 +12,7 @@ import importlib
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,8 +26,9 @@ from utils.errors import UserError
 from wiring import Parts
 
 WARM_UP = 3
-# How each method finds the regions of a batch that it compares.
+# How each method finds the regions of a batch that it compares; ORL's are found before training.
 FIND_REGIONS = {
+    "orl": None,
     "r2o": lambda method, batch: method.find_regions(batch, method.clusters),
     "detconb": lambda method, batch: method.choose_regions(method.find_cells(batch), batch["uniforms"]),
     "resim": lambda method, batch: [method.match(batch, windows) for windows in method.windows],
@@ -41,9 +45,11 @@ def measure(method: str, parts: Parts, device: torch.device, *, steps: int) -> d
     speeds = {
         "data path alone": images_per_second(parts.loader, num_batches=steps, warm_up=WARM_UP),
         "augmentation alone": _rate(lambda: prepare(batch), images, device, steps),
-        "finding regions alone": _rate(lambda: FIND_REGIONS[method](parts.method, prepared), images, device, steps),
-        "step alone (with regions)": _rate(lambda: _step(parts, prepared), images, device, steps),
     }
+    find_regions = FIND_REGIONS[method]
+    if find_regions is not None:
+        speeds["finding regions alone"] = _rate(lambda: find_regions(parts.method, prepared), images, device, steps)
+    speeds["step alone (with regions)"] = _rate(lambda: _step(parts, prepared), images, device, steps)
     parts.loader.set_epoch(1)
     stream = iter(parts.loader)
     together = _rate(lambda: _step(parts, prepare(next(stream))), images, device, steps)
@@ -60,6 +66,7 @@ def _step(parts: Parts, batch: dict[str, Any]) -> None:
     parts.precision.backward(sum(output.losses.values()))
     parts.precision.step(parts.optimizer)
     parts.optimizer.zero_grad()
+    parts.method.after_step(progress)
 
 
 def _rate(work: Callable[[], Any], images: int, device: torch.device, steps: int) -> float:
@@ -96,11 +103,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cfg", default="demo", help="a config of the method, by name or path")
     parser.add_argument("--set", nargs="+", default=[], action="extend", dest="overrides", metavar="KEY=VALUE")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--found", type=Path, metavar="DIR", help="what ORL's second stage found")
     arguments = parser.parse_args(argv)
     method, overrides = arguments.method, arguments.overrides
+    if method == "orl" and arguments.found is None:
+        overrides = [*overrides, "model.variant=byol"]
     config, _ = load_config(find_config(arguments.cfg, method=method), schema_of(method), overrides=overrides)
     device = launch(None)
-    parts = importlib.import_module(f"{method}_main").build(config, device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    options = {"found": arguments.found} if method == "orl" else {}
+    parts = importlib.import_module(f"{method}_main").build(config, device, **options)
     needed = arguments.steps + 2 * WARM_UP
     if len(parts.loader) < needed:
         raise UserError(
