@@ -4,7 +4,6 @@ from copy import deepcopy
 import numpy as np
 import pytest
 
-import data.json_stream
 from data.listing import ImageList
 from data.orl_export import write_correspondence, write_neighbours, write_proposals
 from data.orl_files import read_all_proposals, read_correspondence, read_names, read_neighbours
@@ -93,9 +92,7 @@ def test_neighbours_without_pairs_are_left_out_and_empty_lists_stay(tmp_path, im
     assert content.pairs.lengths.tolist() == [0, 3, 1] and content.boxes.lengths.tolist() == [0, 1, 1]
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
-def test_proposals_without_names_follow_the_annotation_file(tmp_path, images, monkeypatch, chunk):
-    monkeypatch.setattr(data.json_stream, "_CHUNK", chunk)
+def test_proposals_without_names_follow_the_annotation_file(tmp_path, images):
     # The published code drops the brackets around a single box.
     path = dump(tmp_path / "ss.json", {"bbox": [[3, 9, 1, 1], FILE_BOXES[1], []]})
     rows = read_all_proposals(path, images, names=FILE_NAMES)
