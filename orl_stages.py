@@ -121,8 +121,7 @@ def _discover(
 
 def _boxes(config: ORLConfig, images: ImageList, folder: Path) -> Ragged:
     if not on_main(lambda: Ragged.exists(folder / "boxes")):
-        settings = config.proposals
-        rule = BoxRule(settings.min_size, settings.max_ratio, settings.max_iou, settings.top_n)
+        rule = BoxRule(**config.proposals.model_dump(exclude={"dir", "max_side"}))
         keep_boxes(images, _proposals(config, images, folder), folder, rule=rule)
     on_main(lambda: Ragged.delete(folder / "proposals"))
     return Ragged.load(folder / "boxes")
@@ -161,13 +160,8 @@ def _read_correspondence(config: ORLConfig, images: ImageList) -> Correspondence
     """The file's, with the first `neighbours.count` neighbours of each image."""
     path = config.files.correspondence
     found = read_correspondence(path, images)
-    count = _checked_count(config, path, found.neighbours.shape[1])
-    rows = (found.pairs_of(image, place) for image in range(len(found)) for place in range(count))
-    found = Correspondence(
-        found.boxes, found.neighbours[:, :count].copy(), Ragged.from_rows(rows, width=8, dtype=np.uint16)
-    )
     check_boxes(images, found.boxes)
-    return found
+    return found.nearest(_checked_count(config, path, found.neighbours.shape[1]))
 
 
 def _checked_count(config: ORLConfig, path: str, count: int) -> int:

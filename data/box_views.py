@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data.boxes import Jitter, jitter_box
+from data.boxes import Jitter, box_crop, is_inside, jitter_box
 from data.correspondence import Correspondence
-from data.geometry import Crop, cut_image
+from data.geometry import cut_image
 from data.images import UnreadableImage, read_image
 from data.listing import ImageList
 from data.orientation import upright_shape
@@ -98,16 +98,13 @@ class BoxViews(TwoViews):
 
     def _cut(self, cut: Cut, rng: np.random.Generator) -> torch.Tensor:
         height, width, _ = cut.image.shape
-        x, y, w, h = cut.box
-        if min(w, h) < 1 or x + w > width or y + h > height:
+        if not is_inside(np.array([cut.box]), width=width, height=height).all():
             raise DataError(
                 f"{self.images.path(cut.index)}: {width} x {height} pixels, but its box is {list(cut.box)}: the correspondence "
                 "was made with other images; make it again with --stage 2, or correct files.correspondence"
             )
-        crop = Crop(
-            (x / width, y / height, (x + w) / width, (y + h) / height), bool(rng.random() < self.spec.flip_probability)
-        )
-        return cut_image(cut.image, crop, size=self.patch_size)
+        flip = bool(rng.random() < self.spec.flip_probability)
+        return cut_image(cut.image, box_crop(cut.box, cut.image, flip=flip), size=self.patch_size)
 
 
 def count_unmatched(correspondence: Correspondence) -> int:
@@ -127,8 +124,7 @@ def check_boxes(images: ImageList, boxes: Ragged) -> None:
             height, width = upright_shape(images.path(index))
         except UnreadableImage:
             continue
-        x, y, w, h = own.astype(np.int64).T
-        outside = (w < 1) | (h < 1) | (x + w > width) | (y + h > height)
+        outside = ~is_inside(own, width=width, height=height)
         if outside.any():
             raise DataError(
                 f"{images.path(index)}: {width} x {height} pixels as one sees it, but its box is {own[outside][0].tolist()}: the "

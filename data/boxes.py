@@ -5,10 +5,13 @@ shares of the image as a view's: selective search, the published files and the p
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+
+from data.geometry import Crop
 
 
 class Uniform(Protocol):
@@ -39,6 +42,12 @@ class Jitter:
     attempts: int = 200
 
 
+def is_inside(boxes: np.ndarray, *, width: int, height: int) -> np.ndarray:
+    """(n,) bool: which of (n, 4) boxes have an area, and lie within an image of `width` x `height` pixels."""
+    x, y, w, h = _signed(boxes).T
+    return (w > 0) & (h > 0) & (x + w <= width) & (y + h <= height)
+
+
 def overlaps(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
     """Intersection over union of boxes with one box.
 
@@ -62,6 +71,13 @@ def overlaps(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
 def _signed(boxes: np.ndarray) -> np.ndarray:
     boxes = np.asarray(boxes)
     return boxes if boxes.dtype.kind == "f" else boxes.astype(np.int64, copy=False)
+
+
+def box_crop(box: Sequence[int], image: np.ndarray, *, flip: bool = False) -> Crop:
+    """The crop that cuts a box out of an (H, W, 3) image."""
+    x, y, w, h = (int(number) for number in box)
+    height, width, _ = image.shape
+    return Crop((x / width, y / height, (x + w) / width, (y + h) / height), flip)
 
 
 def filter_boxes(boxes: np.ndarray, *, min_size: int, max_ratio: float, max_iou: float, top_n: int) -> np.ndarray:
@@ -113,9 +129,9 @@ def jitter_box(rng: Uniform, box: np.ndarray, *, width: int, height: int, spec: 
         new_w, new_h = round(math.sqrt(new_area * ratio)), round(math.sqrt(new_area / ratio))
         new_x = round(center_x + (2 * spec.shift * rng.random() - spec.shift) * w - 0.5 * new_w)
         new_y = round(center_y + (2 * spec.shift * rng.random() - spec.shift) * h - 0.5 * new_h)
-        is_inside = new_x >= 0 and new_y >= 0 and new_x + new_w <= width and new_y + new_h <= height
+        fits = new_x >= 0 and new_y >= 0 and new_x + new_w <= width and new_y + new_h <= height
         new = new_x, new_y, new_w, new_h
-        if is_inside and new_w and new_h and (spec.min_iou is None or _overlap(new, box) > spec.min_iou):
+        if fits and new_w and new_h and (spec.min_iou is None or _overlap(new, box) > spec.min_iou):
             return new
     return box
 

@@ -61,6 +61,12 @@ class Correspondence:
             raise IndexError(f"neighbour {rank} of {K}")
         return self.pairs[image * K + rank]
 
+    def nearest(self, count: int) -> "Correspondence":
+        """The same with the `count` most similar neighbours of each image alone."""
+        rows = (self.pairs_of(image, rank) for image in range(len(self)) for rank in range(count))
+        pairs = Ragged.from_rows(rows, width=8, dtype=np.uint16)
+        return Correspondence(self.boxes, self.neighbours[:, :count].copy(), pairs)
+
     def save(self, folder: str | Path) -> None:
         """Write the five files; killed in between, there is nothing that could be loaded."""
         folder = Path(folder)

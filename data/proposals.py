@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from data.boxes import is_inside
 from data.orientation import upright_shape
 from utils.errors import DataError
 from utils.files import atomic_path
@@ -152,8 +153,11 @@ def find_defect(path: str | Path, image_path: str | Path) -> str | None:
     """
     height, width = upright_shape(image_path)
     try:
-        x, y, w, h = read_proposals(path).astype(np.int64).T
+        boxes = read_proposals(path)
     except ProposalError as error:
         return error.reason
-    is_inside = (w > 0) & (h > 0) & (x + w <= width) & (y + h <= height)
-    return None if is_inside.all() else f"a box is empty or outside the {width} x {height} pixels of the image"
+    return (
+        None
+        if is_inside(boxes, width=width, height=height).all()
+        else f"a box is empty or outside the {width} x {height} pixels of the image"
+    )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from data.boxes import box_crop
 from data.geometry import Crop, cut_image
 from data.images import UnreadableImage, read_image
 from data.listing import ImageList
@@ -58,13 +59,6 @@ class BoxCrops(Dataset):
         except UnreadableImage:
             return crops
         return torch.stack([cut_image(image, box_crop(box, image), size=self.size) for box in boxes])
-
-
-def box_crop(box: np.ndarray, image: np.ndarray) -> Crop:
-    """The crop that cuts a box (x, y, w, h) in pixels out of an (H, W, 3) image."""
-    x, y, w, h = (int(number) for number in box)
-    height, width, _ = image.shape
-    return Crop((x / width, y / height, (x + w) / width, (y + h) / height), False)
 
 
 def embed_chunks(

@@ -64,10 +64,7 @@ class KeepBoxes:
         proposals = self.proposals[index]
         if proposals is None or len(proposals) == 0:
             return _whole(self.images.path(index))
-        rule = self.rule
-        return filter_boxes(
-            proposals, min_size=rule.min_size, max_ratio=rule.max_ratio, max_iou=rule.max_iou, top_n=rule.top_n
-        )
+        return filter_boxes(proposals, **vars(self.rule))
 
 
 def keep_boxes(

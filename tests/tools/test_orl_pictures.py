@@ -6,6 +6,7 @@ from data.correspondence import Correspondence
 from data.images import read_image
 from data.listing import ImageList, find_images
 from data.ragged import Ragged
+from tests.tools.picture_log import Log
 from tools.orl_pictures import (
     NUM_PAIRS,
     PatchPictures,
@@ -151,18 +152,6 @@ class Patches(torch.utils.data.Dataset):
             "patches": brightness[2:].expand(4, 3, 12, 12),
             "unreadable": [],
         }
-
-
-class Log:
-    def __init__(self):
-        self.drawn = {}
-
-    def has_picture(self, step, name):
-        return (step, name) in self.drawn
-
-    def pictures(self, step, name, picture):
-        assert (step, name) not in self.drawn
-        self.drawn[step, name] = picture
 
 
 def test_patches_stand_in_pairs_behind_their_views():

@@ -4,6 +4,7 @@ import torch
 
 from data.geometry import Crop, cut_image
 from models.resim import ReSim, Windows
+from tests.tools.picture_log import Log
 from tools.pictures import GAP, colour, resize
 from tools.window_pictures import SIDE, WindowPictures
 from utils.method import Progress
@@ -47,18 +48,6 @@ class Method:
 
     def __init__(self, windows: tuple[Windows, ...]):
         self.windows = windows
-
-
-class Log:
-    def __init__(self):
-        self.drawn = {}
-
-    def has_picture(self, step, name):
-        return (step, name) in self.drawn
-
-    def pictures(self, step, name, picture):
-        assert (step, name) not in self.drawn
-        self.drawn[step, name] = picture
 
 
 def draw(windows: tuple[Windows, ...], *, count: int) -> dict:
