@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from losses.byol import unit
 from losses.detcon import detcon_loss, matched_share
 from models.momentum import make_target, update_target
-from models.pooling import majority_labels, pool_regions, region_masks, sample_regions
+from models.pooling import count_distinct, majority_labels, pool_regions, region_masks, sample_regions
 from models.views import by_view, fold_views, unfold_views
 from utils.distributed import all_gather_rows, all_gather_with_grad, rank
 from utils.method import Output, Progress
@@ -78,17 +78,9 @@ class DetCon(nn.Module):
         """
         cells = self.find_cells(batch)
         ids, target_ids = self.choose_regions(cells, batch["uniforms"])
-        images = fold_views(batch["images"])
-        projection = self._project((self.backbone, self.neck, self.projector), images, region_masks(cells, ids))
-        if self.predictor is None:
-            loss = self._compare(projection, all_gather_with_grad(unit(unfold_views(projection))), ids, ids)
-        else:
-            with torch.no_grad():
-                target = self._project(self.target, images, region_masks(cells, target_ids))
-                targets = all_gather_rows(unit(unfold_views(target)))
-            loss = self._compare(self._predict(projection), targets, ids, target_ids)
-        matched = matched_share(unfold_views(ids), unfold_views(target_ids))
-        return Output({"loss": loss}, {"regions_per_view": _count_distinct(cells), "matched_regions": matched})
+        features, target_features = self._encode(fold_views(batch["images"]))
+        loss = self._contrast(features, target_features, cells, ids, target_ids)
+        return Output({"loss": loss}, self._describe(cells, ids, target_ids))
 
     def find_cells(self, batch: dict[str, Any]) -> Tensor:
         """(V B, P): the label that covers most of each of the P cells of a view's grid."""
@@ -98,12 +90,38 @@ class DetCon(nn.Module):
     def choose_regions(self, cells: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """(V B, M) twice: labels drawn among those of a view's cells, for the online and for the target network."""
         online, other = (fold_views(numbers) for numbers in uniforms.unbind(1))
-        ids = sample_regions(cells, online)
-        return ids, ids if self.shared_regions else sample_regions(cells, other)
+        ids = self.draw_regions(cells, online)
+        return ids, ids if self.shared_regions else self.draw_regions(cells, other)
 
-    def _project(self, networks: tuple[nn.Module, ...], images: Tensor, masks: Tensor) -> Tensor:
-        backbone, neck, projector = networks
-        features = by_view(lambda view: neck(backbone(view))[self.level], images, joint=self.joint_views)
+    def draw_regions(self, cells: Tensor, uniforms: Tensor) -> Tensor:
+        """(V B, M): labels drawn among a row's `cells` by its random numbers; with replacement, as DetCon's release does."""
+        return sample_regions(cells, uniforms)
+
+    def _encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(V B, D, h, w) features that regions are pooled from: the online network's, and the target's if there is one."""
+        features = self._features_of(self.backbone, self.neck, images)
+        if self.target is None:
+            return features, None
+        backbone, neck, _ = self.target
+        with torch.no_grad():
+            return features, self._features_of(backbone, neck, images)
+
+    def _features_of(self, backbone: nn.Module, neck: nn.Module, images: Tensor) -> Tensor:
+        return by_view(lambda view: neck(backbone(view))[self.level], images, joint=self.joint_views)
+
+    def _contrast(
+        self, features: Tensor, target_features: Tensor | None, cells: Tensor, ids: Tensor, target_ids: Tensor
+    ) -> Tensor:
+        """Pool, project, predict and compare the regions that were chosen."""
+        projection = self._project(self.projector, features, region_masks(cells, ids))
+        if self.predictor is None:
+            return self._compare(projection, all_gather_with_grad(unit(unfold_views(projection))), ids, ids)
+        with torch.no_grad():
+            target = self._project(self.target[2], target_features, region_masks(cells, target_ids))
+            targets = all_gather_rows(unit(unfold_views(target)))
+        return self._compare(self._predict(projection), targets, ids, target_ids)
+
+    def _project(self, projector: nn.Module, features: Tensor, masks: Tensor) -> Tensor:
         return by_view(projector, pool_regions(features, masks), joint=self.joint_views)
 
     def _predict(self, projection: Tensor) -> Tensor:
@@ -120,8 +138,6 @@ class DetCon(nn.Module):
             offset=rank() * len(prediction),
         )
 
-
-def _count_distinct(cells: Tensor) -> Tensor:
-    """Mean number of different labels in a row."""
-    ordered = cells.sort(-1).values
-    return 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(-1).float().mean()
+    def _describe(self, cells: Tensor, ids: Tensor, target_ids: Tensor) -> dict[str, Tensor]:
+        matched = matched_share(unfold_views(ids), unfold_views(target_ids))
+        return {"regions_per_view": count_distinct(cells).float().mean(), "matched_regions": matched}

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 
@@ -14,14 +15,22 @@ class HeadSizes(Protocol):
 class MLP(nn.Sequential):
     """Linear, BatchNorm, ReLU, Linear over the last axis; without `norm` no BatchNorm.
 
-    Rows of all images and regions share the normalisation: (N, M, D) is flattened to (N M, D) for it.
+    Rows of all images and regions share the normalisation: (N, M, D) is flattened to (N M, D) for it. With `per_slot`, the
+    m-th regions of all images share one, (N, D), and the running statistics move M times a pass.
 
     Source: BYOL, section 3.3; R2O, section 4.1 (hidden 4096, output 256). Without norm: MoCo v2 (hidden 2048, output 128).
-    Without `output_bias`: ORL's release.
+    Without `output_bias`: ORL's release. With `per_slot`: CYBORGS' release.
     """
 
     def __init__(
-        self, input_dim: int, *, hidden_dim: int, output_dim: int, norm: bool = True, output_bias: bool = True
+        self,
+        input_dim: int,
+        *,
+        hidden_dim: int,
+        output_dim: int,
+        norm: bool = True,
+        output_bias: bool = True,
+        per_slot: bool = False,
     ):
         super().__init__(
             nn.Linear(input_dim, hidden_dim),
@@ -29,8 +38,13 @@ class MLP(nn.Sequential):
             nn.ReLU(inplace=True),
             nn.Linear(hidden_dim, output_dim, bias=output_bias),
         )
+        self.per_slot = per_slot
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.per_slot:
+            assert x.ndim == 3, "slots are the middle axis of (N, M, D)"
+            run = super().forward
+            return torch.stack([run(slot) for slot in x.unbind(1)], dim=1)
         return super().forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
 
 
@@ -40,7 +54,7 @@ def make_heads(
     """A projector from a trunk level's channels, and a predictor from the projector's output to its like, if one is wanted.
 
     Args:
-        options: `norm` and `output_bias` of both.
+        options: `norm`, `output_bias` and `per_slot` of both.
     Raises:
         ValueError: where an `input_dim` that was given is not what comes in, or the predictor's output is not comparable.
     """

@@ -84,6 +84,44 @@ def test_a_ranks_loss_and_gradient_match_two_processes_of_the_release(deepmind, 
     assert_close(loss, prediction.grad, deepmind["world2_loss"][rank], deepmind["world2_grad_pred"][rank])
 
 
+def cyborgs_inputs(arrays: dict) -> tuple[torch.Tensor, ...]:
+    """(B, 2, ...) predictions, unit targets and ids of either, from one array a view."""
+    pairs = (
+        torch.stack([arrays[f"{name}1"], arrays[f"{name}2"]], dim=1) for name in ("pred", "target", "pind", "tind")
+    )
+    prediction, target, *both_ids = pairs
+    return prediction.requires_grad_(), unit(target), *both_ids
+
+
+def cyborgs_gradient(arrays: dict) -> torch.Tensor:
+    return torch.cat([arrays["grad_pred1"], arrays["grad_pred2"]])
+
+
+@pytest.mark.parametrize("prefix, local_negatives", [("", True), ("no_local_negatives_", False)])
+def test_loss_and_gradient_match_cyborgs_release(prefix, local_negatives):
+    reference = load("cyborgs_loss.npz")
+    theirs = {key: reference[prefix + key] for key in ("loss", "grad_pred1", "grad_pred2")}
+    prediction, *others = cyborgs_inputs(reference)
+    loss = detcon_loss(
+        prediction, *others, temperature=reference["temperature"].item(), local_negatives=local_negatives
+    )
+    loss.backward()
+    assert_close(loss, prediction.grad, theirs["loss"], cyborgs_gradient(theirs))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_ranks_loss_and_gradient_match_two_processes_of_cyborgs_release(rank):
+    reference = load("cyborgs_loss.npz")
+    world = {key.removeprefix("world2_"): value for key, value in reference.items() if key.startswith("world2_")}
+    ranks = [{key: value[r] for key, value in world.items()} for r in (0, 1)]
+    targets = torch.cat([cyborgs_inputs(arrays)[1] for arrays in ranks])
+    prediction, _, *both_ids = cyborgs_inputs(ranks[rank])
+    temperature = reference["temperature"].item()
+    loss = detcon_loss(prediction, targets, *both_ids, temperature=temperature, offset=rank * len(prediction))
+    loss.backward()
+    assert_close(loss, prediction.grad, ranks[rank]["loss"], cyborgs_gradient(ranks[rank]))
+
+
 def random_case(*, views=2, images=6, regions=4, channels=5, kinds=4):
     shape = (images, views, regions)
     prediction, target = (torch.randn(*shape, channels, dtype=torch.float64) for _ in range(2))

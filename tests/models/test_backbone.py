@@ -3,8 +3,6 @@ import torch
 import torchvision
 
 from models.backbone import Trunk, load_trunk, make_trunk
-from models.heads import MLP, make_heads
-from utils.sections import Head
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
@@ -64,6 +62,24 @@ def test_exported_weights_load_with_and_without_a_classifier(tmp_path):
         load_trunk(trunk, str(tmp_path / "bad.pth"))
 
 
+def test_a_trunk_can_be_cut_after_a_stage_or_a_block():
+    trunk, images = make_trunk("resnet50").eval(), torch.randn(1, 3, 32, 48)
+    features = trunk(images, last="c4")
+    assert torch.equal(trunk.until("layer3")(images), features["c4"])
+    assert torch.equal(trunk.until("layer3.5")(images), features["c4"])
+    third = trunk.until("layer2.2")
+    assert torch.equal(trunk.layer2[3](third(images)), features["c3"])
+    assert third[-1] is trunk.layer2[2]
+
+
+@pytest.mark.parametrize("name", ["layer2.2", "layer5", "conv1", "fc", ""])
+def test_a_layer_that_is_not_there_names_those_there_are(name):
+    with pytest.raises(
+        ValueError, match=f"bootstrap.layer_name: '{name}' is not one of layer1, layer1.0, layer1.1, layer2, "
+    ):
+        make_trunk("resnet18").until(name)
+
+
 def test_an_unknown_backbone_names_those_there_are():
     with pytest.raises(ValueError, match="'resnet51' is not one of resnet_tiny, resnet101"):
         make_trunk("resnet51")
@@ -75,23 +91,3 @@ def test_strides_whose_levels_could_not_be_measured_are_refused(strides):
         make_trunk("resnet_tiny", width=2, blocks=(1, 1, 1, 1), strides=strides)
     deepest = make_trunk("resnet_tiny", width=2, blocks=(1, 1, 1, 1), strides=(8, 2, 2, 2, 2))
     assert [level.stride for level in deepest.levels.values()] == [16, 32, 64, 128]
-
-
-def test_a_head_normalises_rows_of_all_images_and_regions_together():
-    head, x = MLP(6, hidden_dim=5, output_dim=3), torch.randn(4, 7, 6)
-    assert torch.allclose(head(x).flatten(0, 1), head(x.flatten(0, 1)), atol=1e-6)
-    assert head(x).shape == (4, 7, 3)
-
-
-def test_a_head_without_norm_sees_each_row_alone_and_is_two_layers():
-    head, x = MLP(6, hidden_dim=5, output_dim=3, norm=False), torch.randn(4, 6)
-    first, last = head[0], head[2]
-    assert torch.allclose(head(x)[1], last(first(x[1]).relu()), atol=1e-6)
-    assert not list(head.buffers()) and make_heads(64, Head(), None, norm=False)[0][1].__class__ is torch.nn.ReLU
-
-
-def test_a_wrong_input_size_of_a_head_is_refused():
-    with pytest.raises(ValueError, match="model.predictor.input_dim: 99, but 256 channels come in"):
-        make_heads(64, Head(), Head(input_dim=99))
-    with pytest.raises(ValueError, match="model.predictor.output_dim"):
-        make_heads(64, Head(), Head(output_dim=99))
