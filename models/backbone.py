@@ -42,6 +42,23 @@ class Trunk(nn.Module):
             x = features[level] = stage(x)
         return features
 
+    def until(self, name: str) -> nn.Sequential:
+        """The layers up to and with a stage, such as "layer3", or a block of one: "layer2.2" is the third of layer2.
+
+        Returns:
+            (N, 3, H, W) normalised images -> (N, D, h, w); its modules are the trunk's own, not copies.
+        Raises:
+            ValueError: there is no such layer; names those there are.
+        """
+        layers, ends = [self.conv1, self.bn1, self.relu, self.maxpool], {}
+        for stage in ("layer1", "layer2", "layer3", "layer4"):
+            for number, block in enumerate(getattr(self, stage)):
+                layers.append(block)
+                ends[stage] = ends[f"{stage}.{number}"] = len(layers)
+        if name not in ends:
+            raise ValueError(f"bootstrap.layer_name: {name!r} is not one of {', '.join(ends)}")
+        return nn.Sequential(*layers[: ends[name]])
+
     def freeze_above(self, level: str) -> None:
         """No gradient for the stages above `level`, which a method that reads that level never trains."""
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4)[LEVELS.index(level) + 1 :]:

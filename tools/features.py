@@ -2,7 +2,6 @@
 stopped job goes on from.
 """
 
-import signal
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from data.boxes import box_crop
 from data.geometry import Crop, cut_image
@@ -20,6 +19,7 @@ from data.photometric import normalise
 from data.ragged import Ragged, map_array, save_array
 from engine.precision import memory_format
 from models.encoder import Encoder
+from tools.reading import exact_kernels, read_in_order
 from utils.distributed import rank, world_size
 from utils.progress import ProgressBar
 
@@ -92,16 +92,14 @@ def embed_chunks(
     """
     todo = [chunk for chunk in range(rank(), len(chunks), world_size()) if not chunk_path(folder, chunk).exists()]
     order = [int(index) for chunk in todo for index in chunks[chunk]]
-    arrived = iter(_loader(crops, order, workers=workers, pinned=device.type == "cuda"))
+    arrived = read_in_order(crops, order, workers=workers, device=device)
     read, embedded = 0, 0
 
     def embed(pictures: list[Tensor]) -> Tensor:
         batch = normalise(torch.cat(pictures).to(device, non_blocking=True) / 255)
         return encoder(batch.contiguous(memory_format=memory_format(device)), project=project).cpu()
 
-    # Kernels chosen by their time, or with shortened numbers, would give other files after a restart.
-    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    with exact, ProgressBar(len(order), desc=desc) as bar:
+    with exact_kernels(), ProgressBar(len(order), desc=desc) as bar:
         for chunk in todo:
             rows, present, waiting = [], [], _Waiting(batch_size)
             for index in chunks[chunk]:
@@ -142,23 +140,6 @@ class _Waiting:
 
 def chunk_path(folder: Path, chunk: int) -> Path:
     return folder / f"{chunk:05d}.npy"
-
-
-def _loader(crops: Dataset, order: list[int], *, workers: int, pinned: bool) -> DataLoader:
-    return DataLoader(
-        crops,
-        sampler=order,
-        batch_size=None,
-        num_workers=workers if order else 0,
-        worker_init_fn=_start_worker,
-        pin_memory=pinned,
-    )
-
-
-def _start_worker(worker: int) -> None:
-    torch.set_num_threads(1)
-    # Ctrl-C reaches all processes: the first one answers for all.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class RowStore:

@@ -9,8 +9,10 @@ from data.images import UnreadableImage
 from data.label_maps import (
     LabelMapError,
     check_label_maps,
+    dense_labels,
     expected_shape,
     find_defect,
+    generation_type,
     label_map_path,
     missing_label_maps,
     read_label_map,
@@ -33,6 +35,15 @@ def test_the_number_of_labels_chooses_8_or_16_bits(tmp_path, count, dtype):
     write_label_map(tmp_path / "a.png", labels)
     back = read_label_map(tmp_path / "a.png")
     assert back.dtype == dtype and (back == labels).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.uint64])
+def test_small_ids_and_large_ones_are_renumbered_alike(dtype):
+    labels = np.random.default_rng(0).choice([3, 4, 90, 127], (6, 7)).astype(dtype)
+    expected = np.searchsorted([3, 4, 90, 127], labels)
+    for ids in (labels, labels.astype(np.int64) * 1000, labels.astype(np.int64) - 100):
+        dense, count = dense_labels(ids)
+        assert (dense == expected).all() and count == 4 and dense.dtype == np.uint8
 
 
 def test_too_many_labels_are_refused_and_leave_no_file(tmp_path):
@@ -62,6 +73,15 @@ def test_a_damaged_map_is_named_with_the_remedy(tmp_path):
         read_label_map(path)
 
 
+def test_the_map_of_a_generation_is_made_again_by_its_run(tmp_path, folder):
+    path = label_map_path(tmp_path, generation_type(3), "train", "a.jpg")
+    assert path.relative_to(tmp_path).as_posix() == "gen_0003/train/a.jpg.png"
+    with pytest.raises(LabelMapError, match="a.jpg.png: .*delete the folder of its generation, and resume the run"):
+        read_label_map(path)
+    with pytest.raises(DataError, match="12 of 12 images have no label map there, such as .*; a CYBORGS run makes"):
+        check_label_maps(tmp_path, generation_type(3), find_images(folder))
+
+
 def test_a_map_lies_below_type_and_split_under_the_images_whole_name():
     path = label_map_path("masks", "slic100_224", "train", "n01/a.JPEG")
     assert path.as_posix() == "masks/slic100_224/train/n01/a.JPEG.png"
@@ -85,7 +105,8 @@ def test_missing_maps_are_found_by_name(folder):
         ("slic100", (30, 40)),
         ("slic100_224", (224, 224)),
     ]
-    + [("kmeans_7", (7, 7)), ("fh_opencv", (30, 40)), ("ground7", (30, 40))],
+    + [("kmeans_7", (7, 7)), ("fh_opencv", (30, 40)), ("ground7", (30, 40))]
+    + [("gen_0003", (30, 40)), ("gen_12345", (30, 40)), ("my_gen_0003", (3, 3))],
 )
 def test_a_number_at_the_end_of_the_types_name_is_the_maps_side(mask_type, shape):
     assert expected_shape(mask_type, (30, 40)) == expected_shape(mask_type, (30, 40, 3)) == shape

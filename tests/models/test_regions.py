@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from models.pooling import pool_regions, soft_masks
 from models.regions import cluster_superpixels, kmeans, merge_superpixels
+from tests.losses.allocations import Allocations
 from tests.paths import REFERENCE
 
 
@@ -125,6 +126,48 @@ def test_plus_plus_draws_in_proportion_to_squared_distance():
     # With the third point drawn, the second stays with the first one's cluster.
     third_drawn = (start_labels[:, 1] == start_labels[:, 0]).float().mean().item()
     assert third_drawn == pytest.approx(0.8, abs=0.03)
+
+
+def test_the_points_alone_give_the_clusters_that_all_pairs_give():
+    torch.manual_seed(0)
+    points, valid = torch.randn(3, 80, 5), torch.rand(3, 80) > 0.2
+    for given in ({"draws": torch.rand(3, 6)}, {"start": points[:, :6]}):
+        for max_iter in (0, 2, 25):
+            options = {"num_clusters": 6, "max_iter": max_iter} | given
+            pairs = kmeans(points, valid, **options)
+            alone = kmeans(points, valid, pairwise=False, **options)
+            assert torch.equal(alone[valid], pairs[valid])
+
+
+def test_without_pairs_too_a_crowd_of_equal_points_is_one_and_a_near_one_is_another():
+    torch.manual_seed(0)
+    crowds = F.normalize(torch.randn(30, 1, 50), dim=-1)
+    points = torch.cat([crowds.expand(-1, 3000, -1), crowds + 1e-3], dim=1)
+    # Rounding puts each of the crowd at a distance from the others, in sum as far as the last one's.
+    labels = kmeans(points, everyone(points), num_clusters=2, draws=torch.rand(30, 2), pairwise=False)
+    assert (labels[:, :-1] == labels[:, :1]).all() and (labels[:, -1] != labels[:, 0]).all()
+
+
+def test_without_pairs_memory_grows_with_the_points_and_not_with_their_square():
+    N, D, K = 3000, 20, 12
+    points, draws = torch.randn(1, N, D), torch.rand(1, K, dtype=torch.float64)
+    with Allocations() as allocations:
+        kmeans(points, everyone(points), num_clusters=K, draws=draws, max_iter=3, pairwise=False)
+    assert N * K < allocations.peak < 5 * N * (K + D)
+    with Allocations() as allocations:
+        kmeans(points, everyone(points), num_clusters=K, draws=draws, max_iter=3)
+    assert allocations.peak > N * N
+
+
+def test_draws_in_float64_are_looked_up_among_sums_in_float64():
+    points = torch.tensor([[[0.0], [1.0]]])
+    # In float32 it would be one half, where the second point begins.
+    draws = torch.tensor([[0.5 - 1e-12, 0.5]], dtype=torch.float64)
+    for pairwise in (True, False):
+        labels = kmeans(points, everyone(points), num_clusters=2, draws=draws, max_iter=0, pairwise=pairwise)
+        assert labels.tolist() == [[0, 1]]
+        labels = kmeans(points, everyone(points), num_clusters=2, draws=draws.float(), max_iter=0, pairwise=pairwise)
+        assert labels.tolist() == [[1, 0]]
 
 
 def test_clusters_depend_on_the_images_of_the_group_alone():
