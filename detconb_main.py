@@ -14,7 +14,7 @@ import torch
 import wiring
 from data.label_maps import check_label_maps
 from data.loader import Loader
-from data.views import MaskedViews
+from data.masked_views import MaskedViews
 from detconb_config import DetConBConfig
 from engine.place import find_run
 from models.backbone import LEVELS, Trunk
@@ -64,7 +64,7 @@ def make_data(config: DetConBConfig, device: torch.device) -> Loader:
         spec=wiring.view_spec(settings),
         mask_dir=mask_dir,
         mask_type=settings.mask_type,
-        num_regions=config.loss.mask_rois,
+        num_uniforms=config.loss.mask_rois,
         seed=config.seed,
     )
     return wiring.make_loader(dataset, config, device)

@@ -23,9 +23,9 @@ import skimage
 from PIL import Image
 
 from data.images import read_image
-from data.label_maps import dense_labels
 from data.listing import find_images
 from data.mask_makers import FH, Grid, Maker, OpenCVFH, Slic
+from evaluation.map_scores import adjusted_rand_index, contingency
 from utils.errors import UserError
 from utils.files import atomic_write_bytes
 from utils.marks import renew_marked
@@ -34,32 +34,12 @@ from utils.progress import ProgressBar
 MAKERS = (FH(), OpenCVFH(), FH(300, 300), OpenCVFH(300, 300), Slic(100, None), Slic(100, 224), Grid(3, 3))
 
 
-def contingency(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(labels of first, labels of second) int64: how many pixels have both; two maps of one shape."""
-    (first, rows), (second, columns) = dense_labels(first), dense_labels(second)
-    pairs = first.ravel().astype(np.int64) * columns + second.ravel()
-    return np.bincount(pairs, minlength=rows * columns).reshape(rows, columns)
-
-
 def achievable_accuracy(table: np.ndarray) -> float:
     """Share of pixels that are right where each segment (row) takes the human segment (column) that it overlaps most.
 
     Source: Liu et al., Entropy rate superpixel segmentation, CVPR 2011, achievable segmentation accuracy.
     """
     return float(table.max(axis=1).sum() / table.sum())
-
-
-def adjusted_rand_index(table: np.ndarray) -> float:
-    """Pairs of pixels that two maps agree on, 1 for the same map, 0 for what chance gives.
-
-    Source: Hubert and Arabie, Comparing partitions, Journal of Classification 1985.
-    """
-    both, first, second, every = (
-        float((counts * (counts - 1) // 2).sum()) for counts in (table, table.sum(1), table.sum(0), table.sum())
-    )
-    expected = first * second / every
-    highest = (first + second) / 2
-    return 1.0 if highest == expected else (both - expected) / (highest - expected)
 
 
 @dataclass

@@ -62,7 +62,8 @@ class BoxViews(TwoViews):
             `patches` (4, 3, P, P) uint8: a box, its jitter, a box, its match in a neighbour; `patch_photometric` (4, C) float32.
             An image that has no match, or none in a neighbour that can be read, gives another of its boxes and its jitter.
         """
-        photo, _, item = self._read_and_cut(key)
+        photo = self._read(key)
+        _, item = self._cut_views(photo, key)
         rng = numpy_generator(self.seed, *key, _PATCHES)
         cuts = [*self._draw_jittered(photo, rng), *self._draw_matched(photo, rng, item["unreadable"])]
         return {

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from data.geometry import WHOLE, Crop, cut_image, cut_labels, draw_crop, label_tensor
+from data.geometry import WHOLE, Crop, cut_image, draw_crop, label_tensor
 from data.images import UnreadableImage, read_image
-from data.label_maps import LabelMapError, expected_shape, label_map_path, read_label_map
+from data.label_maps import LabelMapError, label_map_path, read_label_map
 from data.listing import ImageList
 from data.photometric import BYOL_VIEW_1, BYOL_VIEW_2, PhotometricSpec, draw_photometric
 from data.superpixels import slic_labels, superpixel_type
@@ -19,8 +19,8 @@ from utils.errors import DataError
 from utils.seeding import derive_seed, numpy_generator
 
 # Streams of one (seed, epoch, image) that must not be each other's.
-_VIEWS, _REPLACEMENT, _REGIONS = 0, 1, 2
-_MAX_REPLACEMENTS = 50
+_VIEWS, _REPLACEMENT = 0, 1
+MAX_REPLACEMENTS = 50
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def read_or_replace(images: ImageList, *, seed: int, epoch: int, index: int) -> 
     """
     candidates, unreadable = None, []
     wanted = index
-    while len(unreadable) < _MAX_REPLACEMENTS:
+    while len(unreadable) < MAX_REPLACEMENTS:
         try:
             return Photo(read_image(images.path(index)), index, unreadable)
         except UnreadableImage as error:
@@ -108,16 +108,18 @@ class TwoViews(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         """The item of (epoch, index): what `cut_views` gives, `seed` and `unreadable`."""
-        return self._read_and_cut(key)[2]
+        return self._cut_views(self._read(key), key)[1]
 
-    def _read_and_cut(self, key: tuple[int, int]) -> tuple[Photo, list[Crop], dict]:
-        """The photo and its crops, for what else a method takes of them, and the item."""
+    def _read(self, key: tuple[int, int]) -> Photo:
         epoch, index = key
-        photo = read_or_replace(self.images, seed=self.seed, epoch=epoch, index=index)
-        rng = numpy_generator(self.seed, epoch, index, _VIEWS)
+        return read_or_replace(self.images, seed=self.seed, epoch=epoch, index=index)
+
+    def _cut_views(self, photo: Photo, key: tuple[int, int]) -> tuple[list[Crop], dict]:
+        """The photo's crops, for what else a method cuts by them, and the item."""
+        rng = numpy_generator(self.seed, *key, _VIEWS)
         crops = draw_crops(rng, photo.image, self.spec)
         views = cut_views(photo.image, crops, rng, self.spec)
-        return photo, crops, {**views, "seed": derive_seed(self.seed, epoch, index), "unreadable": photo.unreadable}
+        return crops, {**views, "seed": derive_seed(self.seed, *key), "unreadable": photo.unreadable}
 
     def _read_map(self, path: Path, photo: Photo, shape: tuple[int, int]) -> np.ndarray:
         """The photo's label map, which must have this shape."""
@@ -129,45 +131,6 @@ class TwoViews(Dataset):
                 f"{width} x {height}; the map belongs to another image or size: delete it and make it again"
             )
         return labels
-
-
-class MaskedViews(TwoViews):
-    """Views of whole images and of their label maps, cut alike.
-
-    Args:
-        images: the listing.
-        spec: how the views are drawn.
-        mask_dir, mask_type: where the label maps lie, one an image; see data.label_maps.
-        num_regions: regions that a method will draw a view.
-        seed: of every draw; nothing else decides what (epoch, index) gives.
-    """
-
-    def __init__(
-        self, images: ImageList, *, spec: ViewSpec, mask_dir: str | Path, mask_type: str, num_regions: int, seed: int
-    ):
-        super().__init__(images, spec=spec, seed=seed)
-        self.mask_dir, self.mask_type, self.num_regions = mask_dir, mask_type, num_regions
-
-    def __getitem__(self, key: tuple[int, int]) -> dict:
-        """The item of (epoch, index): what `cut_views` gives, `seed`, `unreadable` and
-
-        Returns:
-            `labels` (V, S, S) uint8 or int32; `uniforms` (2, V, M) float32 in [0, 1), by which regions are chosen on the
-            device: for the online network, and for the target where it draws its own.
-        Raises:
-            LabelMapError: the image's map is missing, damaged, or of another size than its image.
-            DataError: see `read_or_replace`.
-        """
-        photo, crops, item = self._read_and_cut(key)
-        path = label_map_path(self.mask_dir, self.mask_type, self.images.split, self.images.name(photo.index))
-        labels = self._read_map(path, photo, expected_shape(self.mask_type, photo.image.shape[:2]))
-        rng = numpy_generator(self.seed, *key, _REGIONS)
-        uniforms = rng.random((2, len(crops), self.num_regions), dtype=np.float32)
-        return {
-            **item,
-            "labels": torch.stack([cut_labels(labels, crop, size=self.spec.size) for crop in crops]),
-            "uniforms": torch.from_numpy(uniforms),
-        }
 
 
 class R2OViews(TwoViews):
@@ -211,7 +174,8 @@ class R2OViews(TwoViews):
             LabelMapError: the image's map is damaged, or of another size; a missing one is computed.
             DataError: see `read_or_replace`.
         """
-        photo, _, item = self._read_and_cut(key)
+        photo = self._read(key)
+        _, item = self._cut_views(photo, key)
         return {
             **item,
             "spanning": cut_image(photo.image, WHOLE, size=self.spanning_size),

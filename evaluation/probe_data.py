@@ -1,16 +1,14 @@
 """What the probes are fitted to: images of one size with their ground truth, read from a COCO-style folder."""
 
-import contextlib
-import io
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from pycocotools.coco import COCO
 from torch import Tensor
 
+from evaluation.truths import open_coco
 from utils.errors import DataError
 
 
@@ -51,7 +49,7 @@ def read_probe_data(folder: str | Path, split: str, *, size: int, limit: int | N
     if not annotations.is_file():
         command = f"python -m tools.make_demo_data --output_dir {folder}"
         raise DataError(f"no file {annotations}; make the demo data with `{command}`")
-    coco = _open_quietly(annotations)
+    coco = open_coco(annotations)
     entries = coco.loadImgs(sorted(coco.getImgIds())[:limit])
     sides = {(entry["height"], entry["width"]) for entry in entries}
     if len(sides) != 1 or len(set(*sides)) != 1:
@@ -66,12 +64,6 @@ def read_probe_data(folder: str | Path, split: str, *, size: int, limit: int | N
             instances[row][torch.from_numpy(coco.annToMask(thing)).bool()] = place
     images = torch.stack([_read(Path(folder, "images", split, entry["file_name"]), size) for entry in entries])
     return ProbeData(images, instances, categories, len(class_of))
-
-
-def _open_quietly(annotations: Path) -> COCO:
-    """pycocotools without its prints."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return COCO(str(annotations))
 
 
 def _read(path: Path, size: int) -> Tensor:

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import masks
-from benchmarks.masks import achievable_accuracy, adjusted_rand_index, contingency, main
+from benchmarks.masks import achievable_accuracy, main
+from evaluation.map_scores import adjusted_rand_index, contingency
 
 
 def maps(seed):

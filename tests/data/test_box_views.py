@@ -78,7 +78,7 @@ def test_the_first_patch_is_a_box_of_the_image_and_the_second_its_jitter(folder)
 
 
 def dataset_photo(dataset: BoxViews, index: int):
-    return dataset._read_and_cut((0, index))[0]
+    return dataset._read((0, index))
 
 
 def test_the_other_two_are_a_pair_with_a_neighbour(folder):

@@ -1,17 +1,15 @@
-import re
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from data.geometry import WHOLE, Crop, cut_image, cut_labels
+from data.geometry import WHOLE, Crop, cut_image
 from data.images import read_image
-from data.label_maps import LabelMapError, label_map_path, read_label_map, write_label_map
+from data.label_maps import LabelMapError, label_map_path, write_label_map
 from data.listing import find_images
 from data.photometric import Parameter
 from data.superpixels import slic_labels
-from data.views import MaskedViews, R2OViews, TwoViews, ViewSpec, collate, read_or_replace
+from data.views import R2OViews, TwoViews, ViewSpec, collate, read_or_replace
 from utils.errors import DataError
 from utils.seeding import derive_seed
 
@@ -169,95 +167,3 @@ def test_a_batch_stacks_items_and_counts_superpixels(folder):
     assert batch["seed"].tolist() == [derive_seed(0, 0, index) for index in range(3)]
     assert batch["unreadable"] == [("a.jpg", "empty")]
     assert "num_superpixels" not in collate([TwoViews(dataset.images, spec=SPEC, seed=0)[0, 0]])
-
-
-def coordinates(folder, tmp_path, *, dtype=np.uint8, cells=12) -> MaskedViews:
-    """Images of the folder with label maps of 12 x 12 cells, numbered row by row, of the images' own size."""
-    images = find_images(folder)
-    for index in range(len(images)):
-        height, width = read_image(images.path(index)).shape[:2]
-        rows, columns = np.arange(height) * cells // height, np.arange(width) * cells // width
-        labels = (rows[:, None] * cells + columns).astype(dtype)
-        write_label_map(label_map_path(tmp_path, "own", "train", images.name(index)), labels)
-    return MaskedViews(images, spec=SPEC, mask_dir=tmp_path, mask_type="own", num_regions=5, seed=0)
-
-
-def test_masks_are_cut_where_their_views_are(tmp_path):
-    """Colours tell a pixel's column and row, labels too: after cropping, flipping and resizing they still agree."""
-    rows, columns = np.indices((40, 48))
-    (tmp_path / "train").mkdir()
-    for number in range(8):
-        pixels = np.stack([5 * columns, 6 * rows, 0 * rows], axis=2).astype(np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "train" / f"{number}.png")
-        write_label_map(label_map_path(tmp_path, "own", "train", f"{number}.png"), rows * 48 + columns)
-    images = find_images(tmp_path)
-    dataset = MaskedViews(images, spec=SPEC, mask_dir=tmp_path, mask_type="own", num_regions=5, seed=0)
-    flips = []
-    for index in range(8):
-        item = dataset[1, index]
-        x, y = item["labels"] % 48, item["labels"] // 48
-        # Bicubic resizing bends a ramp a little at a crop's border.
-        assert (item["images"][:, 0] / 5 - x).abs().max() < 1.5
-        assert (item["images"][:, 1] / 6 - y).abs().max() < 1.5
-        flips += item["flips"].tolist()
-    assert any(flips) and not all(flips)
-
-
-def test_views_of_an_item_do_not_depend_on_whether_masks_are_cut(folder, tmp_path):
-    masked, plain = coordinates(folder, tmp_path)[1, 3], TwoViews(find_images(folder), spec=SPEC, seed=0)[1, 3]
-    assert equal({key: masked[key] for key in plain}, plain)
-
-
-def test_regions_are_drawn_by_numbers_of_the_image_and_epoch_alone(folder, tmp_path):
-    dataset = coordinates(folder, tmp_path)
-    uniforms = dataset[1, 3]["uniforms"]
-    assert uniforms.shape == (2, 2, 5) and uniforms.dtype == torch.float32
-    assert ((uniforms >= 0) & (uniforms < 1)).all() and len(uniforms.unique()) == 20
-    assert torch.equal(uniforms, dataset[1, 3]["uniforms"])
-    assert not torch.equal(uniforms, dataset[2, 3]["uniforms"]) and not torch.equal(uniforms, dataset[1, 4]["uniforms"])
-
-
-def test_a_replaced_image_brings_its_own_masks(folder, tmp_path):
-    dataset = coordinates(folder, tmp_path)
-    dataset.images.path(4).write_text("no picture")
-    label_map_path(tmp_path, "own", "train", dataset.images.name(4)).unlink()
-    item = dataset[0, 4]
-    assert item["unreadable"][0][0] == dataset.images.name(4)
-    index = read_or_replace(dataset.images, seed=0, epoch=0, index=4).index
-    labels = read_label_map(label_map_path(tmp_path, "own", "train", dataset.images.name(index)))
-    crop = Crop(tuple(item["boxes"][0].tolist()), bool(item["flips"][0]))
-    assert torch.equal(item["labels"][0], cut_labels(labels, crop, size=16))
-
-
-def test_masks_of_a_square_type_cover_images_of_any_shape(folder, tmp_path):
-    images = find_images(folder)
-    labels = np.arange(400).reshape(20, 20)
-    write_label_map(label_map_path(tmp_path, "slic10_20", "train", images.name(1)), labels)
-    options = {"spec": SPEC, "mask_dir": tmp_path, "num_regions": 5, "seed": 0}
-    item = MaskedViews(images, mask_type="slic10_20", **options)[0, 1]
-    assert item["labels"].dtype == torch.int32
-    crop = Crop(tuple(item["boxes"][1].tolist()), bool(item["flips"][1]))
-    assert torch.equal(item["labels"][1], cut_labels(labels, crop, size=16))
-
-
-@pytest.mark.parametrize("defect", ["missing", "damaged", "of another size"])
-def test_a_bad_mask_is_refused_by_its_name(folder, tmp_path, defect):
-    dataset = coordinates(folder, tmp_path)
-    path = label_map_path(tmp_path, "own", "train", dataset.images.name(2))
-    if defect == "missing":
-        path.unlink()
-    elif defect == "damaged":
-        path.write_bytes(path.read_bytes()[:-20])
-    else:
-        write_label_map(path, np.zeros((7, 9), np.uint8))
-    with pytest.raises(LabelMapError, match=re.escape(str(path))):
-        dataset[0, 2]
-
-
-def test_a_batch_counts_its_labels_and_mixes_their_types(folder, tmp_path):
-    few, many = coordinates(folder, tmp_path)[0, 0], coordinates(folder, tmp_path, dtype=np.uint16, cells=20)[0, 1]
-    assert (few["labels"].dtype, many["labels"].dtype) == (torch.uint8, torch.int32)
-    batch = collate([few, many])
-    assert batch["labels"].dtype == torch.int32 and batch["labels"].shape == (2, 2, 16, 16)
-    assert batch["num_labels"] == int(max(few["labels"].max(), many["labels"].max())) + 1
-    assert torch.equal(batch["labels"][0], few["labels"].int())

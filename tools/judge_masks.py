@@ -1,0 +1,46 @@
+"""How well a run's label maps fit the objects in its images, generation by generation.
+
+python -m tools.judge_masks runs/cyborgs/TIME [--limit 1000]
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from evaluation.map_scores import MaskQuality
+from evaluation.mask_quality import format_scores, score_masks
+from evaluation.truths import Truth, add_truth_arguments, chosen_truth, find_truth
+from tools.pictures import spread
+from tools.visualize_masks import find_run_masks
+from utils.cli import positive, shows_errors
+
+
+def judge_masks(run: Path, *, truth: Truth | None = None, limit: int | None = None) -> dict[str, MaskQuality]:
+    """Score each generation of a run, the first one under its type's name.
+
+    Args:
+        run: its folder; config.yaml there says which images.
+        truth: by default what lies beside the images, as `find_truth` finds it.
+        limit: so many images, evenly spaced over the listing; None for all.
+    Raises:
+        UserError: no run, or no label maps; DataError: no truth, or of other images.
+    """
+    dataset_dir, images, folders = find_run_masks(run)
+    truth = truth or find_truth(dataset_dir, images.split)
+    indices = spread(min(limit or len(images), len(images)), len(images))
+    return {mask_type: score_masks(images, folder, mask_type, truth, indices=indices) for folder, mask_type in folders}
+
+
+@shows_errors
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run's folder")
+    add_truth_arguments(parser)
+    parser.add_argument("--limit", type=positive, metavar="N", help="only N images, evenly spaced over the listing")
+    arguments = parser.parse_args(argv)
+    print(format_scores(judge_masks(arguments.run, truth=chosen_truth(arguments), limit=arguments.limit)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
