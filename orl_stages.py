@@ -16,9 +16,8 @@ from data.listing import ImageList
 from data.orl_files import read_all_proposals, read_correspondence, read_names, read_neighbours
 from data.proposals import proposal_type
 from data.ragged import Ragged, save_array
-from engine.checkpoint import load_checkpoint
 from engine.run import stops_at_once
-from models.encoder import Encoder, make_encoder
+from models.encoder import Encoder
 from orl_config import ORLConfig
 from tools.box_pairs import count_forwards, find_pairs
 from tools.kept_boxes import BoxRule, ProposalFiles, keep_boxes
@@ -173,14 +172,7 @@ def _checked_count(config: ORLConfig, path: str, count: int) -> int:
 
 
 def _load_encoder(path: Path, config: ORLConfig) -> Encoder:
-    try:
-        encoder = make_encoder(load_checkpoint(path), settings=config.model.backbone.model_dump())
-    except (ValueError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path}: neither a checkpoint of these programs nor a backbone.pth that fits model.backbone ({reason}): check "
-            "model.init"
-        ) from error
+    encoder = wiring.load_encoder(path, config.model.backbone, key="model.init")
     if encoder.projector is None:
         _log.warning("%s: no projector on C5 in it: neighbours are found by pooled C5 instead", path)
     return encoder

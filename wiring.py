@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from data.loader import Loader
 from data.photometric import BYOL_VIEW_1, BYOL_VIEW_2, PhotometricSpec, prepare_views
 from data.sampler import EpochSampler
 from data.views import ViewSpec
+from engine.checkpoint import load_checkpoint
 from engine.lars import parameter_groups
 from engine.loop import Plan, train_epochs
 from engine.optimizers import build_optimizer
@@ -24,10 +26,11 @@ from engine.precision import Precision, memory_format
 from engine.run import Run
 from engine.schedules import momentum_schedule, rate_schedule
 from models.backbone import Trunk, make_trunk
+from models.encoder import Encoder, make_encoder
 from utils.distributed import main_first, on_main, rank, world_size
 from utils.errors import UserError
 from utils.method import Progress
-from utils.sections import Common, Data, SlowAverage
+from utils.sections import Backbone, Common, Data, SlowAverage
 from utils.sync_batch_norm import convert_sync_batchnorm
 
 _log = logging.getLogger(__name__)
@@ -140,6 +143,24 @@ def build_trunk(model: SlowAverage, *, seed: int) -> Trunk:
         return make_trunk(**settings.model_dump())
 
 
+def load_encoder(path: str | Path, backbone: Backbone, *, key: str) -> Encoder:
+    """The network of a checkpoint of any method here, or of a `backbone.pth`, frozen.
+
+    Args:
+        backbone: what a `backbone.pth` must fit; a checkpoint brings its own.
+        key: of the config, that names the file.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{key}: no file {path}")
+    try:
+        return make_encoder(load_checkpoint(path), settings=backbone.model_dump())
+    except (ValueError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path}: neither a checkpoint of these programs nor a backbone.pth that fits model.backbone ({reason}): check {key}"
+        ) from error
+
+
 @contextmanager
 def refusals() -> Iterator[None]:
     """What models refuse as a ValueError becomes a message for the user, whose config asked for it."""
@@ -199,6 +220,8 @@ def learning_rate(config: Common, plan: Plan) -> Schedule:
         global_batch=global_batch(config),
         total_steps=plan.total_epochs * plan.steps_per_epoch,
         warmup_steps=int(settings.warmup_epochs * plan.steps_per_epoch),
+        warmup_start=settings.warmup_start,
+        final_lr=settings.final_lr,
         milestones=[epoch * plan.steps_per_epoch for epoch in settings.milestones],
     )
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.training [--method r2o] [--cfg demo] [--set data.train_batch_size=32 ...] [--steps 20] [--found DIR]
 
-ORL's third stage is measured with --found runs/orl/TIME/stage2, and BYOL without it.
+ORL's third stage is measured with --found runs/orl/TIME/stage2, and BYOL without it; CYBORGS on its first masks.
 
 One process, the device that training would take. The figures of one run belong together: machines differ, ratios less so.
 """
@@ -31,6 +31,7 @@ FIND_REGIONS = {
     "orl": None,
     "r2o": lambda method, batch: method.find_regions(batch, method.clusters),
     "detconb": lambda method, batch: method.choose_regions(method.find_cells(batch), batch["uniforms"]),
+    "cyborgs": lambda method, batch: method.choose_regions(method.find_cells(batch), batch["uniforms"]),
     "resim": lambda method, batch: [method.match(batch, windows) for windows in method.windows],
 }
 
@@ -108,11 +109,13 @@ def main(argv: list[str] | None = None) -> int:
     method, overrides = arguments.method, arguments.overrides
     if method == "orl" and arguments.found is None:
         overrides = [*overrides, "model.variant=byol"]
+    elif method == "cyborgs":
+        overrides = [*overrides, "baseline=true"]
     config, _ = load_config(find_config(arguments.cfg, method=method), schema_of(method), overrides=overrides)
     device = launch(None)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    options = {"found": arguments.found} if method == "orl" else {}
+    options = {"orl": {"found": arguments.found}, "cyborgs": {"run_folder": Path()}}.get(method, {})
     parts = importlib.import_module(f"{method}_main").build(config, device, **options)
     needed = arguments.steps + 2 * WARM_UP
     if len(parts.loader) < needed:

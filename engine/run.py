@@ -33,6 +33,9 @@ class Run:
         place: from `find_run`.
         config: the resolved config; saved with every checkpoint.
         steps_per_epoch: optimiser steps of an epoch.
+    Attributes:
+        folder: where everything goes.
+        first_step: steps done when it began; 0 but for a run that goes on.
     """
 
     def __init__(self, place: Place, config: Section, *, steps_per_epoch: int):
@@ -45,7 +48,7 @@ class Run:
         self._saved_at = time.monotonic()
         setup_logging(self.folder)
         self._state = self._load(place.checkpoint) if place.resumes else None
-        self._step = self._count_steps(self._state) if self._state else 0
+        self.first_step = self._count_steps(self._state) if self._state else 0
         if is_main():
             atomic_write_bytes(self.folder / "config.yaml", dump_config(config).encode())
             note_run(place, config)
@@ -55,7 +58,7 @@ class Run:
             enable_wandb=log.enable_wandb,
             wandb_project=log.wandb_project,
             config=self._config,
-            resume_step=self._step if self._state else None,
+            resume_step=self.first_step if self._state else None,
             run_name=place.stamp,
         )
 
@@ -108,7 +111,7 @@ class Run:
         precision.load_state_dict(state["precision"])
         if state["buffers"]:
             restore_buffers(method, state["buffers"])
-        return self._step
+        return self.first_step
 
     def save(
         self, method: nn.Module, optimizer: Optimizer, precision: Precision, *, step: int, epoch: int, permanent: bool

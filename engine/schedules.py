@@ -51,40 +51,54 @@ def num_clusters(epoch: int, *, type: str, epochs: Sequence[int], values: Sequen
     return float(k), NO_CLUSTERING if count > MAX_CLUSTERS else max(count, 1)
 
 
-def warmup_cosine(step: int, *, total_steps: int, warmup_steps: int) -> float:
-    """Share of the peak learning rate: a line from 0 to 1, then half a cosine to 0, and 0 beyond `total_steps`."""
+def _warmup(step: int, *, steps: float, start: float) -> float:
+    return start + (1 - start) * step / steps
+
+
+def warmup_cosine(
+    step: int, *, total_steps: int, warmup_steps: float, warmup_start: float = 0.0, final: float = 0.0
+) -> float:
+    """Share of the peak learning rate: a line to 1, then half a cosine to `final`, and that beyond `total_steps`.
+
+    Args:
+        warmup_start: where the line begins.
+    """
     if step < warmup_steps:
-        return step / warmup_steps
+        return _warmup(step, steps=warmup_steps, start=warmup_start)
     share = (min(step, total_steps) - warmup_steps) / max(total_steps - warmup_steps, 1)
-    return 0.5 * (1 + math.cos(math.pi * share))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share))
 
 
 def warmup_piecewise(
     step: int,
     *,
     total_steps: int,
-    warmup_steps: int,
+    warmup_steps: float,
+    warmup_start: float = 0.0,
     drops: Sequence[tuple[float, float]] = PIECEWISE_DROPS,
 ) -> float:
-    """Share of the peak learning rate: a line from 0 to 1, then 1 until the drops.
+    """Share of the peak learning rate: a line to 1, then 1 until the drops.
 
     Args:
+        warmup_start: where the line begins.
         drops: (share of `total_steps` in [0, 1], share of the peak from there on), rising in the first.
     Differs: the released code stays at 1/10 to the end; `drops=RELEASED_PIECEWISE_DROPS` brings that back.
     """
     if step < warmup_steps:
-        return step / warmup_steps
+        return _warmup(step, steps=warmup_steps, start=warmup_start)
     passed = [factor for begin, factor in drops if step >= begin * total_steps]
     return passed[-1] if passed else 1.0
 
 
-def warmup_milestones(step: int, *, warmup_steps: int, milestones: Sequence[int]) -> float:
-    """Share of the peak learning rate: a line from 0 to 1, then a tenth less at each of `milestones`, given in steps.
+def warmup_milestones(step: int, *, warmup_steps: float, milestones: Sequence[int], warmup_start: float = 0.0) -> float:
+    """Share of the peak learning rate: a line to 1, then a tenth of it from each of `milestones` on, given in steps.
 
-    Source: MoCo's schedule, 120 and 160 of 200 epochs.
+    Args:
+        warmup_start: where the line begins.
+    Source: MoCo's schedule, 120 and 160 of 200 epochs; CYBORGS', 768 and 784 of 800.
     """
     if step < warmup_steps:
-        return step / warmup_steps
+        return _warmup(step, steps=warmup_steps, start=warmup_start)
     return 0.1 ** sum(step >= milestone for milestone in milestones)
 
 
@@ -104,21 +118,25 @@ def rate_schedule(
     global_batch: int,
     total_steps: int,
     warmup_steps: float,
+    warmup_start: float = 0.0,
     milestones: Sequence[int] = (),
+    final_lr: float = 0.0,
 ) -> Callable[[Progress], float]:
     """The learning rate at a Progress: `base_lr` x `global_batch` / 256 at its peak, warmed up and lowered as `lr_type` says.
 
     Args:
+        warmup_start: share of the peak that the first step has.
         milestones: of `steps`, in steps.
+        final_lr: the rate that `cosine` ends at.
     """
+    peak = base_lr * global_batch / 256
     share = {
-        "cosine": partial(warmup_cosine, total_steps=total_steps),
+        "cosine": partial(warmup_cosine, total_steps=total_steps, final=final_lr / peak),
         "steps": partial(warmup_milestones, milestones=milestones),
         "piecewise": partial(warmup_piecewise, total_steps=total_steps),
         "piecewise_released": partial(warmup_piecewise, total_steps=total_steps, drops=RELEASED_PIECEWISE_DROPS),
     }[lr_type]
-    peak = base_lr * global_batch / 256
-    return lambda progress: peak * share(progress.step, warmup_steps=warmup_steps)
+    return lambda progress: peak * share(progress.step, warmup_steps=warmup_steps, warmup_start=warmup_start)
 
 
 def momentum_schedule(

@@ -31,7 +31,9 @@ def imported(path) -> set[str]:
 @pytest.mark.parametrize("folder", MAY_IMPORT)
 def test_imports_point_one_way(folder):
     ours = set(MAY_IMPORT) | {"tests", "benchmarks", "wiring", "orl_stages"}
-    ours |= {f"{method}_{part}" for method in ("r2o", "detconb", "resim", "orl") for part in ("main", "config")}
+    ours |= {
+        f"{method}_{part}" for method in ("r2o", "detconb", "resim", "orl", "cyborgs") for part in ("main", "config")
+    }
     for path in (ROOT / folder).glob("**/*.py"):
         assert imported(path) & ours <= MAY_IMPORT[folder], path
 

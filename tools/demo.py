@@ -1,6 +1,6 @@
 """The demo: pretrain on the embedded scenes, show the regions, and say what the backbone learned.
 
-python -m tools.demo [--method r2o|detconb|resim|orl] [--long]
+python -m tools.demo [--method r2o|detconb|resim|orl|cyborgs] [--long]
 """
 
 import argparse
@@ -10,16 +10,21 @@ from pathlib import Path
 
 from PIL import Image
 
+from evaluation.mask_quality import format_scores
 from evaluation.probes import format_comparisons
+from evaluation.truths import find_truth
 from tools.config_table import schema_of
+from tools.judge_masks import judge_masks
 from tools.judge_pairs import judge_pairs
 from tools.pictures import story
 from tools.probe import probe_run
+from tools.visualize_masks import run_sheet
 from utils.cli import shows_errors
 from utils.config import find_config, load_config
 from utils.files import write_json
 
 DATA = Path("demo_data")
+_JUDGED = 1000  # scenes, by which masks are judged
 
 
 @shows_errors
@@ -32,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     run = Path("runs") / name / arguments.method
     path = find_config(name, method=arguments.method)
     config, _ = load_config(path, schema_of(arguments.method))
-    if config.data.mask_type is not None:
+    # A grid is made by the run that begins with it.
+    if config.data.mask_type is not None and not config.data.mask_type.startswith("grid"):
         making = ["tools.make_masks", "--dataset_dir", str(DATA), "--split", "train", "val"]
         making += ["--mask_type", config.data.mask_type]
         print(f"Making masks: python -m {' '.join(making)}")
@@ -59,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     write_json(trained / "probes.json", {name: row._asdict() for name, row in comparisons.items()})
     print(f"""
 {format_comparisons(comparisons)}
-{describe_pairs(stage_2) if stage_2.is_dir() else ""}
+{describe_pairs(stage_2) if stage_2.is_dir() else ""}{describe_masks(trained) if (trained / "masks").is_dir() else ""}
 {picture}
 backbone                  {trained}/backbone.pth (torchvision's keys)
 checkpoints               {trained}/checkpoints
@@ -87,9 +93,22 @@ proposals, neighbours, matched pairs  {stage_2}/pictures
 """
 
 
+def describe_masks(run: Path) -> str:
+    """How well the masks of each of CYBORGS' generations fit the objects; keeps the figures as RUN/mask_quality.json."""
+    scores = judge_masks(run, limit=_JUDGED)
+    write_json(run / "mask_quality.json", {name: one._asdict() for name, one in scores.items()})
+    return f"""
+Masks of each generation beside the objects of {_JUDGED} scenes:
+{format_scores(scores)}
+"""
+
+
 def draw_picture(run: Path) -> str:
-    """The line that says what there is to see of the regions; makes R2O's sheet of them becoming objects."""
+    """The line that says what there is to see of the regions; makes the sheet of regions becoming objects where there is one."""
     folder = run / "pictures"
+    if (run / "masks").is_dir():
+        Image.fromarray(run_sheet(run, count=6, truth=find_truth(DATA, "train"))).save(run / "generations.png")
+        return f"masks of each generation  {run}/generations.png"
     if any(folder.glob("regions_*.png")):
         Image.fromarray(story(folder)).save(run / "regions.png")
         return f"regions becoming objects  {run}/regions.png (each epoch's in {folder})"

@@ -103,7 +103,9 @@ class Optimizer(Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of lars and sgd.")
     weight_decay: float = Field(1e-6, ge=0, description="Weight decay.")
     total_epochs: int = Field(300, ge=1, description="Length of the run and of every schedule.")
-    warmup_epochs: float = Field(3, ge=0, description="Linear warm-up from 0.")
+    warmup_epochs: float = Field(3, ge=0, description="Linear warm-up.")
+    warmup_start: float = Field(0, ge=0, le=1, description="Share of the peak rate that the warm-up begins at.")
+    final_lr: float = Field(0, ge=0, description="Rate that `cosine` ends at.")
     exclude_bias_and_bn: bool = Field(True, description="No decay and no adaptation of biases and norm parameters.")
     decay_stem_norm: bool = Field(False, description="Decay the stem's norm weight all the same, as the releases do.")
     lars_variant: Literal["released", "deepmind", "cyborgs"] = Field(

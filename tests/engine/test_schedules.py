@@ -154,3 +154,23 @@ def test_a_momentum_that_does_not_rise_stays_from_the_first_step_to_the_last():
     assert [still(Progress(step, 100, 0)) for step in (0, 50, 100)] == [0.999] * 3
     scaled = momentum_schedule(base=0.999, global_batch=512, reference_batch=256, rises=False)
     assert scaled(Progress(50, 100, 0)) == pytest.approx(0.999**2)
+
+
+@pytest.mark.parametrize("i", range(3))
+def test_cyborgs_learning_rates_are_the_releases(i):
+    """Warmed up from a hundredth of the peak, then in steps or by a cosine to 1e-6."""
+    released = np.load(REFERENCE / "cyborgs_lr.npz")
+    iterations, warmup, epochs = (int(released[f"c{i}_{name}"]) for name in ("n_iter", "warmup_epoch", "epochs"))
+    ours = rate_schedule(
+        lr_type={"step": "steps", "cosine": "cosine"}[str(released[f"c{i}_lr_scheduler"])],
+        base_lr=2 * float(released[f"c{i}_base_lr"]),
+        global_batch=128,
+        total_steps=epochs * iterations,
+        warmup_steps=warmup * iterations,
+        warmup_start=1 / int(released[f"c{i}_warmup_multiplier"]),
+        milestones=[int(epoch) * iterations for epoch in released[f"c{i}_lr_decay_epochs"]],
+        final_lr=1e-6,
+    )
+    theirs = released[f"c{i}_lr"]
+    rates = [ours(Progress(step, epochs * iterations, step // iterations)) for step in range(len(theirs))]
+    np.testing.assert_allclose(rates, theirs, rtol=1e-12)

@@ -33,6 +33,6 @@ def test_the_method_of_a_config_can_be_built(path: Path):
         assert (method.predictor is None) == (config.model.variant == "s")
 
 
-@pytest.mark.parametrize("method", ["r2o", "detconb", "resim", "orl"])
+@pytest.mark.parametrize("method", ["r2o", "detconb", "resim", "orl", "cyborgs"])
 def test_every_key_has_a_description(method):
     assert [key for key, field in schema_keys(schema_of(method)) if not field.description] == []

@@ -32,6 +32,9 @@ def train(folder: Path, method: str, name: str, out: str, device: torch.device) 
     config, _ = load_config(folder / f"{name}.yaml", schema_of(method))
     # ORL's third stage trains on what its second one found.
     options = {"found": folder / "stage2"} if (folder / "stage2").exists() else {}
+    makes_masks = hasattr(program, "make_generation")
+    if makes_masks:
+        options["run_folder"] = folder / out
     parts = program.build(config, device, max_steps=STEPS, **options)
     parts.method.double()
     if name.startswith("frozen_norm"):
@@ -45,8 +48,9 @@ def train(folder: Path, method: str, name: str, out: str, device: torch.device) 
         batch = program.prepare(batch)
         return batch | {key: batch[key].double() for key in ("images", "patches", "spanning", "boxes") if key in batch}
 
-    for _ in parts.epochs(run, prepare):
-        pass
+    for epoch in parts.epochs(run, prepare):
+        if makes_masks:
+            program.make_generation(config, parts, run, epoch, device)
     run.log.close()
     return {name: value for name, value in parts.method.state_dict().items() if "num_batches" not in name}
 

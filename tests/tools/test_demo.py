@@ -27,7 +27,7 @@ def test_detcon_makes_its_masks_first(ran, capsys):
     assert "figures" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("method", ["r2o", "resim", "orl"])
+@pytest.mark.parametrize("method", ["r2o", "resim", "orl", "cyborgs"])
 def test_other_methods_need_none(ran, method):
     assert demo.main(["--method", method]) == 0
     assert [command[0] for command in ran] == [f"{method}_main.py"]
