@@ -45,7 +45,9 @@ class BootstrappedData(MaskedData):
 
 
 class Bootstrap(Section):
-    boot_freq: int = Field(100, ge=1, description="Epochs of a generation of masks.")
+    boot_freq: int = Field(
+        100, ge=1, description="Epochs of a generation of masks; the checkpoint that it is made of is kept for good."
+    )
     layer_name: str = Field(
         "layer2.2", description="Where the features to be clustered come from: a block of a stage, or a stage (layer3)."
     )
@@ -55,7 +57,8 @@ class Bootstrap(Section):
     max_iter: int = Field(20, ge=1, description="Iterations of K-means at most.")
     first_weights: str | None = Field(
         None,
-        description="A `backbone.pth` whose features make the first generation, instead of `data.mask_type`.",
+        description="A checkpoint of any method here, or a `backbone.pth`, whose features make the first generation, instead of "
+        "`data.mask_type`.",
     )
 
     @model_validator(mode="after")

@@ -49,9 +49,10 @@ def train(config: CyborgsConfig, arguments: argparse.Namespace, device: torch.de
     sheet, views = GenerationPictures(dataset.images, count=count), SampledMaskPictures(dataset, count=count)
     for epoch in parts.epochs(run, prepare):
         make_generation(config, parts, run, epoch, device)
-        progress, number = parts.plan.progress(epoch * parts.plan.steps_per_epoch), dataset.generations.number(epoch)
-        sheet.draw(progress.step, [dataset.generations.folder(one) for one in range(number + 1)], run.log)
-        views.draw(parts.method, epoch, progress, run.log)
+        number, steps = dataset.generations.number(epoch), parts.plan.steps_per_epoch
+        since = dataset.generations.first_epoch(number) * steps
+        sheet.draw(since, [dataset.generations.folder(one) for one in range(number + 1)], run.log)
+        views.draw(parts.method, epoch, parts.plan.progress(epoch * steps), run.log)
     wiring.finish_run(run, parts.method)
 
 
@@ -61,29 +62,37 @@ def make_generation(config: CyborgsConfig, parts: Parts, run: Run, epoch: int, d
     number = generations.number(epoch)
     if number == 0 and settings.first_weights is None:
         return
-    trunk, may_make = parts.method.backbone, True
-    if number == 0:
-        trunk = load_first_network(config)
-    else:
-        # Resumed within the epoch, or in a later one, the weights are no longer those that the maps are made of.
-        start = number * settings.boot_freq
-        may_make = epoch == start and run.first_step <= start * parts.plan.steps_per_epoch
+    start = generations.first_epoch(number)
+    # Resumed within the epoch, or in a later one, the weights are no longer those that the maps are made of.
+    may_make = epoch == start and run.first_step <= start * parts.plan.steps_per_epoch
+    is_first = number == 0 and may_make
     ensure_generation(
         parts.loader.dataset.images,
         generations.mask_dir,
         number,
-        trunk,
-        clustering=Clustering(
-            layer=settings.layer_name,
-            images_per_group=settings.imgs_per_batch,
-            min_clusters=settings.min_clusters,
-            max_clusters=settings.max_clusters,
-            max_iter=settings.max_iter,
-            seed=config.seed,
-        ),
+        load_first_network(config) if is_first else parts.method.backbone,
+        epoch=start,
+        clustering=clustering_of(config),
         workers=config.data.data_workers,
         device=device,
         may_make=may_make,
+    )
+
+
+def clustering_of(config: CyborgsConfig) -> Clustering:
+    """How the run's generations are made.
+
+    Raises:
+        ValueError: there are more clusters than a label map has labels.
+    """
+    settings = config.bootstrap
+    return Clustering(
+        layer=settings.layer_name,
+        images_per_group=settings.imgs_per_batch,
+        min_clusters=settings.min_clusters,
+        max_clusters=settings.max_clusters,
+        max_iter=settings.max_iter,
+        seed=config.seed,
     )
 
 
@@ -92,13 +101,18 @@ def build(config: CyborgsConfig, device: torch.device, *, run_folder: Path, max_
     momentum = wiring.target_momentum(config, rises=False)
     with wiring.refusals():
         method = make_method(config, momentum=momentum)
-        for trunk in (method.backbone, *([load_first_network(config)] if config.bootstrap.first_weights else [])):
-            trunk.until(config.bootstrap.layer_name)
+        layer = clustering_of(config).layer
+        method.backbone.until(layer)
+        if config.bootstrap.first_weights and not Path(run_folder, "masks", generation_type(0)).exists():
+            load_first_network(config).until(layer)
     cells = method.pool_size**2
     method, optimizer, precision = wiring.put_on_device(method, config, device)
     # Last, since it may make a grid for every image: what is wrong with the model is known by now.
     loader = make_data(config, device, run_folder=run_folder, cells=cells)
     plan = wiring.make_plan(config, loader, max_steps=max_steps)
+    if not config.baseline:
+        # Whatever happens to a generation, the weights that it was made of are there to make it again.
+        plan = plan._replace(kept_epochs=(*plan.kept_epochs, config.bootstrap.boot_freq))
     schedules = {"target_momentum": momentum}
     return Parts(loader, method, optimizer, precision, plan, wiring.learning_rate(config, plan), schedules)
 

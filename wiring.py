@@ -206,7 +206,7 @@ def make_plan(config: Common, loader: Loader, *, max_steps: int | None) -> Plan:
         accumulate_steps=accumulate,
         seed=config.seed,
         log_step=config.log.log_step,
-        save_epoch=config.checkpoint.save_epoch,
+        kept_epochs=(config.checkpoint.save_epoch,),
         max_steps=max_steps,
         max_bad_fraction=config.data.max_bad_fraction,
     )

@@ -1,18 +1,13 @@
 """Batches on the device, one ahead where copying can run beside computing."""
 
-import atexit
 import logging
-import multiprocessing
-import os
-import signal
 from collections.abc import Iterator
-from functools import partial
-from multiprocessing.sharedctypes import Synchronized
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from data.readers import reader_start
 from data.sampler import EpochSampler
 from data.views import collate
 from utils.errors import UserError
@@ -39,9 +34,6 @@ class Loader:
 
     def __init__(self, dataset: Dataset, sampler: EpochSampler, *, workers: int, device: torch.device):
         self.dataset, self._sampler, self._device = dataset, sampler, torch.device(device)
-        ending = multiprocessing.RawValue("b", 0)
-        # Runs before multiprocessing's own exit handler, which ends the workers by SIGTERM and waits for them.
-        atexit.register(_set, ending)
         self._batches = DataLoader(
             dataset,
             batch_sampler=sampler,
@@ -49,7 +41,7 @@ class Loader:
             collate_fn=collate,
             pin_memory=self._device.type == "cuda",
             persistent_workers=workers > 0,
-            worker_init_fn=partial(_start_worker, ending),
+            worker_init_fn=reader_start(),
         )
         self._warned: set[str] = set()
         self.unreadable: dict[str, str] = {}
@@ -105,19 +97,6 @@ class Loader:
             if name not in self._warned:
                 self._warned.add(name)
                 _log.warning("cannot read %s (%s); another image takes its place", name, reason)
-
-
-def _start_worker(ending: Synchronized, worker: int) -> None:
-    torch.set_num_threads(1)
-    # A scheduler's warning goes to every process of a job. The training process saves and stops; workers that died at once
-    # would take it down before it has. What the training process itself sends as it ends, they obey.
-    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if ending.value else None)
-    for number in (signal.SIGUSR1, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _set(ending: Synchronized) -> None:
-    ending.value = 1
 
 
 def _arrived(batch: dict, event: torch.cuda.Event) -> dict:

@@ -89,6 +89,10 @@ class Generations:
         """The generation of an epoch, both from 0."""
         return 0 if self.every is None else epoch // self.every
 
+    def first_epoch(self, number: int) -> int:
+        """The epoch that begins with a generation."""
+        return number * (self.every or 0)
+
     def folder(self, number: int) -> MaskFolder:
         """Where the label maps of a generation lie."""
         return MaskFolder(self.mask_dir, generation_type(number)) if number else self.first
@@ -124,7 +128,7 @@ class BootstrappedViews(MaskedViews):
         """The item of (epoch, index): that of MaskedViews, and
 
         Returns:
-            `replaced` () bool, whether the image has one label only and another took its place, as published.
+            `replaced` () bool, whether the image has one label only and another took its place.
         Raises:
             LabelMapError: a map of the epoch's generation is missing, damaged, or of another size than its image.
             DataError: 50 images in a row have one label only, or see `read_or_replace`.

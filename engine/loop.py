@@ -31,7 +31,7 @@ class Plan(NamedTuple):
     accumulate_steps: int = 1
     seed: int = 0
     log_step: int = 10
-    save_epoch: int = 100
+    kept_epochs: tuple[int, ...] = (100,)  # checkpoints after every so many epochs are kept for good
     max_steps: int | None = None  # ends a run early; changes no schedule
     max_bad_fraction: float = 0.01
 
@@ -39,6 +39,10 @@ class Plan(NamedTuple):
     def last_step(self) -> int:
         total = self.total_epochs * self.steps_per_epoch
         return total if self.max_steps is None else min(total, self.max_steps)
+
+    def keeps(self, epochs: int) -> bool:
+        """Whether the checkpoint after so many epochs is kept for good."""
+        return epochs == self.total_epochs or any(epochs % every == 0 for every in self.kept_epochs)
 
     def progress(self, step: int) -> Progress:
         return Progress(step, self.total_epochs * self.steps_per_epoch, step // self.steps_per_epoch)
@@ -128,7 +132,7 @@ def train_epochs(
                 if step == epoch_end or stopping or run.save_is_due(agree=looks_up):
                     guard.check(rate_at)
                     finished = step % plan.steps_per_epoch == 0
-                    kept = finished and (epoch + 1 == plan.total_epochs or (epoch + 1) % plan.save_epoch == 0)
+                    kept = finished and plan.keeps(epoch + 1)
                     run.save(
                         method,
                         optimizer,

@@ -11,7 +11,6 @@ import argparse
 import logging
 import math
 import multiprocessing
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from data.listing import ImageList, find_images
 from evaluation.map_scores import MapScore, MaskQuality, score_map, summarise
 from evaluation.truths import Truth, add_truth_arguments, chosen_truth, find_truth
 from utils.cli import positive, shows_errors
+from utils.cores import available_cores
 from utils.errors import DataError, UserError
 from utils.files import write_json
 from utils.progress import ProgressBar
@@ -65,7 +65,7 @@ def score_masks(
     score = _ScoreMap(images, mask_dir, mask_type, truth)
     scores = []
     with ProgressBar(len(wanted), desc=mask_type) as bar:
-        for result in _in_processes(score, wanted, workers or os.cpu_count() or 1):
+        for result in _in_processes(score, wanted, workers or available_cores()):
             scores.append(result)
             bar.update(len(scores))
     return summarise(scores)
@@ -130,7 +130,7 @@ def _in_processes(score: Callable[[int], MapScore], indices: Sequence[int], work
     try:
         yield from pool.map(_score_one, indices, chunksize=_CHUNK)
     except BrokenProcessPool as error:
-        raise UserError("a worker process was killed, perhaps for lack of memory: give fewer --workers") from error
+        raise UserError("a worker process was killed, perhaps for lack of memory: let fewer work at once") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -146,6 +146,28 @@ def _score_one(index: int) -> MapScore:
     return _score(index)
 
 
+def score_complete(
+    images: ImageList,
+    folders: Sequence[tuple[str | Path, str]],
+    truth: Truth,
+    *,
+    indices: Sequence[int] | None = None,
+    workers: int | None = None,
+) -> dict[str, MaskQuality]:
+    """Score the types of some folders (MASK_DIR, TYPE), but for those that lack maps, with a warning.
+
+    Raises:
+        DataError: as `score_masks`.
+    """
+    scores = {}
+    for mask_dir, mask_type in folders:
+        try:
+            scores[mask_type] = score_masks(images, mask_dir, mask_type, truth, indices=indices, workers=workers)
+        except MissingMaps as error:
+            _log.warning("left out: %s", error)
+    return scores
+
+
 def score_types(
     images: ImageList,
     mask_dir: str | Path,
@@ -155,23 +177,18 @@ def score_types(
     indices: Sequence[int] | None = None,
     workers: int | None = None,
 ) -> dict[str, MaskQuality]:
-    """Score several types; none named takes all below `mask_dir`, but for those that lack maps, with a warning.
+    """Score several types; none named takes all below `mask_dir` that are complete.
 
     Raises:
         UserError: no type there; or as `score_masks`.
     """
+    options = {"indices": indices, "workers": workers}
+    if mask_types:
+        return {one: score_masks(images, mask_dir, one, truth, **options) for one in mask_types}
     found = sorted(path.parent.name for path in Path(mask_dir).glob(f"*/{images.split}"))
-    if not (mask_types or found):
+    if not found:
         raise UserError(f"{mask_dir}: no folder TYPE/{images.split} of label maps there; give --masks, --split")
-    scores = {}
-    for mask_type in mask_types or found:
-        try:
-            scores[mask_type] = score_masks(images, mask_dir, mask_type, truth, indices=indices, workers=workers)
-        except MissingMaps as error:
-            if mask_types:
-                raise
-            _log.warning("left out: %s", error)
-    return scores
+    return score_complete(images, [(mask_dir, one) for one in found], truth, **options)
 
 
 def format_scores(scores: Mapping[str, MaskQuality]) -> str:
@@ -184,6 +201,12 @@ def format_scores(scores: Mapping[str, MaskQuality]) -> str:
             f"  {one.images:6d}"
         )
     return "\n".join(lines)
+
+
+def write_scores(path: Path, scores: Mapping[str, MaskQuality]) -> None:
+    """Write a JSON file, which knows no NaN."""
+    rows = {name: one._asdict() for name, one in scores.items()}
+    write_json(path, {name: {k: None if math.isnan(v) else v for k, v in row.items()} for name, row in rows.items()})
 
 
 @shows_errors
@@ -214,13 +237,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     print(format_scores(scores))
     if arguments.json:
-        write_json(arguments.json, {name: _plain(one) for name, one in scores.items()})
+        write_scores(arguments.json, scores)
     return 0
-
-
-def _plain(quality: MaskQuality) -> dict[str, float | None]:
-    """For JSON, which knows no NaN."""
-    return {key: None if math.isnan(value) else value for key, value in quality._asdict().items()}
 
 
 if __name__ == "__main__":

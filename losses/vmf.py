@@ -14,7 +14,7 @@ def vmf_loss(
 
     Args:
         features: (B, D, h, w), of any length; gradients flow here.
-        centroids: (K, D), used as they are: unit vectors for cosines. One of zeros is near to no feature.
+        centroids: (K, D), used as they are: unit vectors for cosines. One of zeros, an empty cluster's, takes no part.
         labels: (B, h * w) int64 in [0, K), the cluster that each cell belongs to.
         temperature: > 0; one over the concentration of the clusters, which is the same for all.
         attract: False takes the similarities with a minus sign, so that a step moves a feature away from its centroid.
@@ -26,7 +26,8 @@ def vmf_loss(
     with torch.autocast(features.device.type, enabled=False):
         cells = unit(features.flatten(2).transpose(1, 2)).flatten(0, 1)
         logits = cells @ centroids.to(cells.dtype).T / temperature
-        return F.cross_entropy(logits if attract else -logits, labels.flatten())
+        logits = (logits if attract else -logits).masked_fill(~centroids.any(1), -torch.inf)
+        return F.cross_entropy(logits, labels.flatten())
 
 
 def matched_labels(labels: Tensor, centroids: Tensor, others: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -33,6 +34,7 @@ def ensure_generation(
     number: int,
     trunk: Trunk,
     *,
+    epoch: int,
     clustering: Clustering,
     workers: int,
     device: torch.device,
@@ -47,9 +49,10 @@ def ensure_generation(
 
     Args:
         images: the same on every process.
-        mask_dir: maps go to MASK_DIR/gen_NNNN/SPLIT; shared by all nodes, or each node's own.
+        mask_dir: maps go to MASK_DIR/gen_NNNN/SPLIT; a node that does not see the others' maps makes all of them itself.
         number: of the generation.
         trunk: whose features are clustered, with the weights and BatchNorm statistics of rank 0; on any device.
+        epoch: the one that begins with this generation.
         workers: processes that read images, for each that computes.
         device: where features and clusters are computed.
         may_make: False where the weights have moved on since the generation was due: it must be there.
@@ -58,7 +61,7 @@ def ensure_generation(
         ValueError: the trunk has no such layer.
     """
     folder = Path(mask_dir, generation_type(number), images.split)
-    made_of = {"generation": number, "listing": images.listing_hash, **asdict(clustering)}
+    made_of = {"generation": number, "epoch": epoch, "listing": images.listing_hash, **asdict(clustering)}
     if may_make:
         layers = frozen_layers(trunk, clustering.layer, device=device)
         made_of["weights"] = _fingerprint(layers)
@@ -67,7 +70,8 @@ def ensure_generation(
     if not may_make:
         raise UserError(
             f"{folder}: the label maps of this generation are incomplete, or of other images or settings, and the weights that "
-            "they are made of have moved on: resume from the checkpoint of the epoch that begins with them (--resume PATH)"
+            f"they are made of have moved on: resume from the checkpoint of epoch {epoch}, which makes them (--resume PATH), "
+            "or copy this folder of the run that the checkpoint comes from"
         )
     begin, job = time.monotonic(), GroupMaps(images, mask_dir, number, layers, clustering, workers, device)
     with stops_at_once():
@@ -136,10 +140,10 @@ def _note(folder: Path, images: ImageList | None, made_of: dict) -> None:
 
 
 def _in_turn(function: Callable[[], None]) -> None:
-    """Run on one process after the other: disks may be shared, or each node's own. An error is raised on all."""
-    error = None
+    """Run once on each node, one after the other: disks may be shared, or each node's own. An error is raised on all."""
+    error, first_of_node = None, int(os.environ.get("LOCAL_RANK", 0)) == 0
     for turn in range(world_size()):
-        if turn == rank():
+        if turn == rank() and first_of_node:
             try:
                 function()
             except UserError as own:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from evaluation.mask_quality import format_scores
+from evaluation.mask_quality import format_scores, write_scores
 from evaluation.probes import format_comparisons
 from evaluation.truths import find_truth
 from tools.config_table import schema_of
@@ -96,7 +96,7 @@ proposals, neighbours, matched pairs  {stage_2}/pictures
 def describe_masks(run: Path) -> str:
     """How well the masks of each of CYBORGS' generations fit the objects; keeps the figures as RUN/mask_quality.json."""
     scores = judge_masks(run, limit=_JUDGED)
-    write_json(run / "mask_quality.json", {name: one._asdict() for name, one in scores.items()})
+    write_scores(run / "mask_quality.json", scores)
     return f"""
 Masks of each generation beside the objects of {_JUDGED} scenes:
 {format_scores(scores)}

@@ -74,7 +74,7 @@ class GroupMaps:
             return
         order = [index for group in todo for index in self._members(group)]
         done = sum(len(self._members(group)) for group in mine) - len(order)
-        # Its processes are started before there are threads, which they could not take over.
+        # Its processes are started before the threads that write, which they could not take over.
         arrived = read_in_order(WholeImages(self.images), order, workers=self.workers, device=self.device)
         progress = ProgressBar(done + len(order), initial=done, desc=f"{generation_type(self.number)}, images")
         with exact_kernels(), progress, ThreadPoolExecutor(_WRITERS) as pool:
@@ -84,7 +84,7 @@ class GroupMaps:
                 for index in self._members(group):
                     image = next(arrived)
                     if image is not None:
-                        features[index], shapes[index] = self._features(image), tuple(image.shape[:2])
+                        features[index], shapes[index] = self._features(index, image), tuple(image.shape[:2])
                     done += 1
                     progress.update(done)
                 maps = self._cluster(group, features)
@@ -108,8 +108,15 @@ class GroupMaps:
         size = self.clustering.images_per_group
         return range(group * size, min((group + 1) * size, len(self.images)))
 
-    def _features(self, image: Tensor) -> Tensor:
-        return cell_features(self.layers, image, device=self.device)
+    def _features(self, index: int, image: Tensor) -> Tensor:
+        try:
+            return cell_features(self.layers, image, device=self.device)
+        except torch.OutOfMemoryError as error:
+            height, width = image.shape[:2]
+            raise UserError(
+                f"{self.images.path(index)}: its {width} x {height} pixels do not fit into the device's memory: make it smaller, "
+                f"or leave it out by data.subset ({error})"
+            ) from error
 
     def _cluster(self, group: int, features: dict[int, Tensor]) -> dict[int, np.ndarray]:
         if not features:

@@ -19,6 +19,7 @@ import torch
 from data.images import UnreadableImage
 from data.listing import ImageList, find_images
 from utils.cli import positive
+from utils.cores import available_cores
 from utils.distributed import barrier, on_main, rank, world_size
 from utils.errors import UserError
 from utils.progress import ProgressBar
@@ -141,12 +142,6 @@ def writing(path: Path) -> Iterator[None]:
 def _make_folder(folder: Path) -> None:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-
-
-def available_cores() -> int:
-    """Cores that this process may use, shared with the processes that a launcher started beside it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def parse_shard(text: str) -> tuple[int, int]:

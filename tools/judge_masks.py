@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from evaluation.map_scores import MaskQuality
-from evaluation.mask_quality import format_scores, score_masks
+from evaluation.mask_quality import format_scores, score_complete
 from evaluation.truths import Truth, add_truth_arguments, chosen_truth, find_truth
 from tools.pictures import spread
 from tools.visualize_masks import find_run_masks
@@ -16,7 +16,7 @@ from utils.cli import positive, shows_errors
 
 
 def judge_masks(run: Path, *, truth: Truth | None = None, limit: int | None = None) -> dict[str, MaskQuality]:
-    """Score each generation of a run, the first one under its type's name.
+    """Score each generation of a run that is complete, the first one under its type's name.
 
     Args:
         run: its folder; config.yaml there says which images.
@@ -28,7 +28,7 @@ def judge_masks(run: Path, *, truth: Truth | None = None, limit: int | None = No
     dataset_dir, images, folders = find_run_masks(run)
     truth = truth or find_truth(dataset_dir, images.split)
     indices = spread(min(limit or len(images), len(images)), len(images))
-    return {mask_type: score_masks(images, folder, mask_type, truth, indices=indices) for folder, mask_type in folders}
+    return score_complete(images, folders, truth, indices=indices)
 
 
 @shows_errors

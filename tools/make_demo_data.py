@@ -26,8 +26,8 @@ from pycocotools import mask as coco_masks
 
 from data.demo_scenes import SCENES_VERSION, Scene, draw_scene
 from data.demo_shapes import CATEGORY_NAMES
-from tools.jobs import available_cores
 from utils.cli import shows_errors
+from utils.cores import available_cores
 from utils.errors import UserError
 from utils.files import read_json, write_json
 from utils.progress import ProgressBar

@@ -1,12 +1,13 @@
 """What programs that embed images share: reading in worker processes, and kernels that give the same numbers again."""
 
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+
+from data.readers import reader_start
 
 
 def read_in_order(dataset: Dataset, order: Sequence[int], *, workers: int, device: torch.device) -> Iterator[Any]:
@@ -16,7 +17,7 @@ def read_in_order(dataset: Dataset, order: Sequence[int], *, workers: int, devic
         sampler=order,
         batch_size=None,
         num_workers=workers if len(order) else 0,
-        worker_init_fn=_start_worker,
+        worker_init_fn=reader_start(),
         pin_memory=device.type == "cuda",
         # Without one of its own it would draw a number from the generator of the whole process.
         generator=torch.Generator(),
@@ -27,9 +28,3 @@ def read_in_order(dataset: Dataset, order: Sequence[int], *, workers: int, devic
 def exact_kernels() -> AbstractContextManager:
     """The context to embed in: kernels chosen by their time, or with shortened numbers, would give others after a restart."""
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-
-
-def _start_worker(worker: int) -> None:
-    torch.set_num_threads(1)
-    # Ctrl-C reaches all processes: the first one answers for all.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -168,6 +168,15 @@ class Common(Section):
         return self
 
     @model_validator(mode="after")
+    def _rate_falls(self) -> "Common":
+        settings = self.optimizer
+        if settings.final_lr and settings.lr_type != "cosine":
+            raise ValueError(
+                f"optimizer.final_lr: {settings.final_lr}, but optimizer.lr_type: {settings.lr_type} has no end"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _milestones_pass(self) -> "Common":
         milestones, total = self.optimizer.milestones, self.optimizer.total_epochs
         if self.optimizer.lr_type == "steps" and milestones != sorted({n for n in milestones if n < total}):

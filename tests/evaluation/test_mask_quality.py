@@ -119,7 +119,7 @@ class KilledReader:
 
 
 def test_a_killed_worker_is_said(folder):
-    with pytest.raises(UserError, match="fewer --workers"):
+    with pytest.raises(UserError, match="let fewer work at once"):
         score_masks(find_images(folder), folder / "masks", "random", KilledReader(), workers=2)
 
 

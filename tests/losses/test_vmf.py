@@ -109,3 +109,13 @@ def test_clusters_are_matched_with_the_nearest_by_angle_and_never_with_an_empty_
     assert torch.equal(order[matched - 2], labels)
     # All that is left points away, but an empty cluster is no cluster.
     assert matched_labels(torch.zeros(1, dtype=torch.long), centroids, torch.cat([empty, -centroids[:1]])).item() == 2
+
+
+@pytest.mark.parametrize("attract", [True, False])
+def test_an_empty_cluster_changes_nothing(attract):
+    generator = torch.Generator().manual_seed(3)
+    features, centroids = torch.rand(2, 5, 3, 3, generator=generator), torch.rand(4, 5, generator=generator)
+    labels = torch.randint(4, (2, 9), generator=generator)
+    without = vmf_loss(features, centroids, labels, temperature=0.1, attract=attract)
+    beside = vmf_loss(features, torch.cat([centroids, torch.zeros(2, 5)]), labels, temperature=0.1, attract=attract)
+    assert torch.isclose(beside, without)

@@ -45,7 +45,7 @@ def make_network(seed: int = 0) -> Trunk:
 
 
 def generate(images: ImageList, mask_dir: Path, trunk: Trunk, *, number: int = 3, **changed) -> None:
-    options = {"clustering": CLUSTERING, "workers": 0, "device": torch.device("cpu")} | changed
+    options = {"epoch": 30, "clustering": CLUSTERING, "workers": 0, "device": torch.device("cpu")} | changed
     ensure_generation(images, mask_dir, number, trunk, **options)
 
 

@@ -6,7 +6,8 @@ import cv2
 import pytest
 
 from data.images import UnreadableImage
-from tools.jobs import Interrupted, ItemFailed, Summary, add_job_arguments, available_cores, parse_shard, run_job
+from tools.jobs import Interrupted, ItemFailed, Summary, add_job_arguments, parse_shard, run_job
+from utils.cores import available_cores
 from utils.errors import UserError
 
 

@@ -37,6 +37,11 @@ def test_each_generation_is_scored_from_the_first_on(run):
     assert {one.images for one in judge_masks(run, limit=3).values()} == {3}
 
 
+def test_a_generation_that_is_not_complete_is_left_out(run):
+    label_map_path(run / "masks", "gen_0001", "train", "2.png").unlink()
+    assert list(judge_masks(run)) == ["own", "gen_0002"]
+
+
 def test_the_command_prints_a_row_a_generation(run, capsys):
     assert main([str(run)]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
