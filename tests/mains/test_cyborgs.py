@@ -1,6 +1,9 @@
 """The main job of CYBORGS on a small folder of pictures: masks made between epochs, resumed, on two processes, fed rubbish."""
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from tests.mains.runs import (
     assert_a_killed_run_goes_on,
     assert_same,
     assert_two_processes_equal_one,
+    launched,
     make_pictures,
     metrics,
     newest,
@@ -249,3 +253,24 @@ def test_a_killed_run_goes_on_to_the_same_parameters(folder):
     write_own_config(folder, CONFIG, **changes)
     assert_a_killed_run_goes_on("cyborgs", folder)
     assert masks(folder / "whole") == masks(folder / "killed")
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_it_makes_masks_goes_on_to_the_same_ones(tmp_path):
+    make_pictures(tmp_path, 240)
+    write_own_config(
+        tmp_path, CONFIG, data={"train_batch_size": 80, "data_workers": 1}, bootstrap={"imgs_per_batch": 1}
+    )
+    assert launched("cyborgs", tmp_path, "whole").wait(timeout=200) == 0
+    process = launched("cyborgs", tmp_path, "killed")
+    run = tmp_path / "killed"
+    # In the second generation that it makes, past the first maps and well before the last.
+    while len(list(run.glob("masks/gen_0002/**/*.png"))) < 40:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=60)
+    assert 40 <= len(list(run.glob("masks/gen_0002/**/*.png"))) < 240
+    assert launched("cyborgs", tmp_path, "killed", "--resume", "auto").wait(timeout=200) == 0
+    assert_same(newest(tmp_path / "whole"), newest(run))
+    assert masks(tmp_path / "whole") == masks(run)
