@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.derived import readable
 from data.images import UnreadableImage, read_image
 from data.label_maps import generation_type, label_map_path, missing_label_maps, write_label_map
 from data.listing import ImageList
@@ -100,7 +101,7 @@ class GroupMaps:
             without = [index for index in self._members(group) if index in missing]
             # Where none has a map, an image need not be read twice to see that it can be.
             whole = len(without) == len(self._members(group))
-            if whole or any(why_unreadable(self.images, index) is None for index in without):
+            if whole or next(readable(without, self.images), None) is not None:
                 lacking.append(group)
         return lacking
 
