@@ -5,7 +5,7 @@ METHOD ?= r2o
 RUN = runs/demo/$(METHOD)
 PY = $(VENV)/bin/python
 
-.PHONY: env demo demo-long demo-data test test-slow benchmark clean
+.PHONY: env demo eval-demo demo-long demo-data test test-slow benchmark clean
 .DELETE_ON_ERROR:
 
 env: $(VENV)/.ready
@@ -25,6 +25,11 @@ demo-data: env
 demo: demo-data
 	$(PY) -m tools.demo --method $(METHOD)
 
+# Every evaluator in small, on a demo's backbone and on the same untrained. R2O's demo trains C4, which these do not read.
+eval-demo: METHOD = detconb
+eval-demo: demo-data
+	$(PY) -m tools.eval_demo --method $(METHOD)
+
 demo-long: demo-data
 	$(PY) -m tools.demo --method $(METHOD) --long
 
@@ -38,4 +43,4 @@ benchmark: env
 	$(PY) -m benchmarks.training --method $(METHOD)
 
 clean:
-	rm -rf runs/demo demo_data
+	rm -rf runs/demo runs/eval-demo demo_data

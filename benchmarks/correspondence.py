@@ -29,10 +29,10 @@ from data.proposals import proposal_type
 from data.ragged import Ragged
 from engine.checkpoint import load_checkpoint
 from engine.precision import memory_format
+from evaluation.features import BoxCrops
 from models.backbone import make_trunk
 from models.encoder import Encoder, make_encoder
 from tools.box_pairs import find_pairs
-from tools.features import BoxCrops
 from tools.kept_boxes import BoxRule, ProposalFiles, keep_boxes
 from tools.make_proposals import make_proposals
 from tools.neighbours import find_neighbours

@@ -17,6 +17,15 @@ class Crop(NamedTuple):
 
 
 WHOLE = Crop((0.0, 0.0, 1.0, 1.0), False)
+# ImageNet's way to look at an image once: its shorter side to 256, of which the middle 224.
+_CENTRE = 224 / 256
+
+
+def centre_crop(height: int, width: int) -> Crop:
+    """The middle square of an image, 224 / 256 of its shorter side."""
+    side = _CENTRE * min(height, width)
+    x, y = side / width / 2, side / height / 2
+    return Crop((0.5 - x, 0.5 - y, 0.5 + x, 0.5 + y), False)
 
 
 def draw_crop(

@@ -1,7 +1,8 @@
 """Batches on the device, one ahead where copying can run beside computing."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class Loader:
         dataset: takes (epoch, index), gives what `collate` takes.
         workers: processes, one thread each; 0 reads in this process. They live as long as the loader.
         device: where batches go.
+        collate: items -> batch; it keeps `unreadable`, the items' lists joined.
     Attributes:
         dataset: what the batches are made of.
         unreadable: name -> reason of the images of this epoch that this process could not read.
@@ -32,7 +34,15 @@ class Loader:
         batch_size: images a process and micro-batch.
     """
 
-    def __init__(self, dataset: Dataset, sampler: EpochSampler, *, workers: int, device: torch.device):
+    def __init__(
+        self,
+        dataset: Dataset,
+        sampler: EpochSampler,
+        *,
+        workers: int,
+        device: torch.device,
+        collate: Callable[[list[dict]], dict] = collate,
+    ):
         self.dataset, self._sampler, self._device = dataset, sampler, torch.device(device)
         self._batches = DataLoader(
             dataset,
@@ -65,13 +75,10 @@ class Loader:
         yield from self._one_ahead()
 
     def _read(self) -> Iterator[dict]:
-        try:
+        with plain_errors():
             for batch in self._batches:
                 self._note_unreadable(batch)
                 yield batch
-        except UserError as error:
-            # A worker's error comes with the worker's traceback in its message; its last line is what the user needs.
-            raise type(error)(str(error).strip().splitlines()[-1]) from None
 
     def _one_ahead(self) -> Iterator[dict]:
         """On CUDA a stream of its own copies the next batch while the caller computes on this one."""
@@ -97,6 +104,15 @@ class Loader:
             if name not in self._warned:
                 self._warned.add(name)
                 _log.warning("cannot read %s (%s); another image takes its place", name, reason)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """A worker's error comes with the worker's traceback in its message; its last line is what the user needs."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(str(error).strip().splitlines()[-1]) from None
 
 
 def _arrived(batch: dict, event: torch.cuda.Event) -> dict:

@@ -69,7 +69,7 @@ def train_epochs(
         loader: gives batches on the device; has `set_epoch`, `unreadable`, `num_images`, `batch_size`.
         run: this run's checkpoints and log; its newest checkpoint is continued from.
         prepare: photometric work and normalisation of a batch, on the device.
-        learning_rate: the rate at a Progress.
+        learning_rate: the rate at a Progress; a group of the optimiser may scale it by its `lr_scale`.
         schedules: further numbers to log, such as the target's momentum.
     Raises:
         DivergedError: a loss was not finite; nothing is saved after it.
@@ -95,7 +95,7 @@ def train_epochs(
                 progress = plan.progress(step)
                 rate = rate_at(step)
                 for group in optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = rate * group.get("lr_scale", 1)
                 method.before_step(progress)
                 losses: dict[str, torch.Tensor] = {}
                 for micro in range(plan.accumulate_steps):

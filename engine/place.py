@@ -17,7 +17,7 @@ _FREE_KEYS = {
     "checkpoint": None,
     "log": None,
     "distributed": None,
-    "data": ("data_workers", "max_bad_fraction"),
+    "data": ("data_workers", "max_bad_fraction", "val_batch_size"),
     "proposals": ("dir",),
     "neighbours": ("batch_size", "memory_mb"),
     "pairs": ("batch_size", "parts"),

@@ -90,8 +90,10 @@ def warmup_piecewise(
     return passed[-1] if passed else 1.0
 
 
-def warmup_milestones(step: int, *, warmup_steps: float, milestones: Sequence[int], warmup_start: float = 0.0) -> float:
-    """Share of the peak learning rate: a line to 1, then a tenth of it from each of `milestones` on, given in steps.
+def warmup_milestones(
+    step: int, *, warmup_steps: float, milestones: Sequence[int], warmup_start: float = 0.0, drop: float = 0.1
+) -> float:
+    """Share of the peak learning rate: a line to 1, times `drop` from each of `milestones` on, given in steps.
 
     Args:
         warmup_start: where the line begins.
@@ -99,7 +101,26 @@ def warmup_milestones(step: int, *, warmup_steps: float, milestones: Sequence[in
     """
     if step < warmup_steps:
         return _warmup(step, steps=warmup_steps, start=warmup_start)
-    return 0.1 ** sum(step >= milestone for milestone in milestones)
+    return drop ** sum(step >= milestone for milestone in milestones)
+
+
+def warmup_poly(
+    step: int,
+    *,
+    total_steps: int,
+    warmup_steps: float,
+    warmup_start: float = 0.0,
+    final: float = 0.0,
+    power: float = 0.9,
+) -> float:
+    """Share of the peak learning rate: (1 - step / total_steps) to a power, never below `final`, times a line to 1 at first.
+
+    Args:
+        warmup_start: where the line begins.
+    Source: DeepLab's schedule, as MMSegmentation has it, there with `final` below the curve instead of under it.
+    """
+    share = max(final, (1 - min(step / total_steps, 1)) ** power)
+    return share if step >= warmup_steps else share * _warmup(step, steps=warmup_steps, start=warmup_start)
 
 
 def ema_momentum(step: int, total_steps: int, base: float) -> float:
@@ -120,19 +141,24 @@ def rate_schedule(
     warmup_steps: float,
     warmup_start: float = 0.0,
     milestones: Sequence[int] = (),
+    drop: float = 0.1,
     final_lr: float = 0.0,
+    base_batch: int = 256,
 ) -> Callable[[Progress], float]:
-    """The learning rate at a Progress: `base_lr` x `global_batch` / 256 at its peak, warmed up and lowered as `lr_type` says.
+    """The learning rate at a Progress: `base_lr` x `global_batch` / `base_batch` at its peak, warmed up and lowered as `lr_type`
+    says.
 
     Args:
         warmup_start: share of the peak that the first step has.
-        milestones: of `steps`, in steps.
-        final_lr: the rate that `cosine` ends at.
+        milestones: of `steps`, in steps, each of which lowers the rate to `drop` of what it was.
+        final_lr: the rate that `cosine` ends at, and that `poly` does not fall below.
     """
-    peak = base_lr * global_batch / 256
+    peak = base_lr * global_batch / base_batch
     share = {
+        "constant": partial(warmup_milestones, milestones=()),
+        "poly": partial(warmup_poly, total_steps=total_steps, final=final_lr / peak),
         "cosine": partial(warmup_cosine, total_steps=total_steps, final=final_lr / peak),
-        "steps": partial(warmup_milestones, milestones=milestones),
+        "steps": partial(warmup_milestones, milestones=milestones, drop=drop),
         "piecewise": partial(warmup_piecewise, total_steps=total_steps),
         "piecewise_released": partial(warmup_piecewise, total_steps=total_steps, drops=RELEASED_PIECEWISE_DROPS),
     }[lr_type]

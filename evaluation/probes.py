@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evaluation.confusion import mean_iou
 from evaluation.probe_data import ProbeData
 
 # (N, 3, S, S) uint8 images -> (N, D, h, w) features.
@@ -175,14 +176,6 @@ def fit_linear(
     gram = inputs.T @ (share * inputs) + ridge * torch.eye(inputs.shape[1], dtype=torch.float64)
     weight = torch.linalg.solve(gram, inputs.T @ (share * (targets - bias)))
     return LinearClassifier(*(tensor.float() for tensor in (mean, scale, weight, bias)))
-
-
-def mean_iou(predicted: Tensor, labels: Tensor, *, num_classes: int) -> float:
-    """Mean over the classes that either map holds of intersection over union, counted over all pixels at once."""
-    pairs = torch.bincount((labels * num_classes + predicted).flatten(), minlength=num_classes**2)
-    confusion = pairs.view(num_classes, num_classes).double()
-    union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
-    return (confusion.diagonal()[union > 0] / union[union > 0]).mean().item()
 
 
 def _probe(

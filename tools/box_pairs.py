@@ -12,9 +12,9 @@ import torch
 
 from data.listing import ImageList
 from data.ragged import Ragged
+from evaluation.features import BoxCrops, RowStore, embed_chunks
 from models.box_pairs import match_boxes
 from models.encoder import Encoder
-from tools.features import BoxCrops, RowStore, embed_chunks
 from utils.distributed import barrier, on_main, rank, world_size
 from utils.errors import UserError
 from utils.progress import ProgressBar
@@ -71,10 +71,10 @@ def find_pairs(
     stem, results = folder / "pairs", folder / "pair_blocks"
     embed = partial(
         embed_chunks,
-        encoder,
+        partial(encoder, project=False),
         BoxCrops(images, boxes, size=size),
+        dim=encoder.dim(project=False),
         counts=boxes.lengths,
-        project=False,
         batch_size=batch_size,
         dtype=_DTYPES[store],
         workers=workers,

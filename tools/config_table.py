@@ -1,11 +1,12 @@
-"""The keys of a method's config as a Markdown table, from its schema.
+"""The keys of a method's or an evaluator's config as a Markdown table, from its schema.
 
 python -m tools.config_table r2o                          prints a method's table
-python -m tools.config_table --write docs/configs.md      renews each table between <!-- keys: METHOD --> and <!-- end -->
+python -m tools.config_table evaluation.segmentation      an evaluator's
+python -m tools.config_table --write docs/configs.md      renews each table between <!-- keys: NAME --> and <!-- end -->
 """
 
 import argparse
-import importlib
+import importlib.util
 import types
 import typing
 from pathlib import Path
@@ -13,19 +14,21 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
+from evaluation.settings import Evaluator
 from utils.config import Section, schema_keys
 from utils.files import atomic_write_bytes
 from utils.marks import renew_marked
 from utils.sections import Common
 
 
-def schema_of(method: str) -> type[Section]:
-    """The config schema that METHOD_config.py defines."""
-    module = importlib.import_module(f"{method}_config")
+def schema_of(name: str) -> type[Section]:
+    """The config schema of a method, in METHOD_config.py, or of evaluation.PROGRAM, in a file of its own or the program's."""
+    found = importlib.util.find_spec(f"{name}_config")
+    module = importlib.import_module(f"{name}_config" if found else name)
     return next(
         value
         for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Common) and value.__module__ == module.__name__
+        if isinstance(value, type) and issubclass(value, (Common, Evaluator)) and value.__module__ == module.__name__
     )
 
 
@@ -40,12 +43,12 @@ def table(schema: type[Section]) -> str:
 
 
 def renew(text: str) -> str:
-    """`text` with every method's table between its marks renewed.
+    """`text` with every table between its marks renewed.
 
     Raises:
         ValueError: there are no such marks.
     """
-    return renew_marked(text, r"keys: (\w+)", lambda match: table(schema_of(match[2])))
+    return renew_marked(text, r"keys: ([\w.]+)", lambda match: table(schema_of(match[2])))
 
 
 def _text(value: Any) -> str:
@@ -83,11 +86,11 @@ def _range(metadata: list[Any]) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("method", nargs="?")
+    what.add_argument("name", nargs="?", help="a method, or evaluation.PROGRAM")
     what.add_argument("--write", type=Path, help="a Markdown file with the marks")
     arguments = parser.parse_args(argv)
     if arguments.write is None:
-        print(table(schema_of(arguments.method)))
+        print(table(schema_of(arguments.name)))
     else:
         atomic_write_bytes(arguments.write, renew(arguments.write.read_text(encoding="utf-8")).encode("utf-8"))
 

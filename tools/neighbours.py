@@ -1,6 +1,7 @@
 """The nearest images of every image of a listing, in the features of a pretrained network."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,9 @@ import torch
 
 from data.listing import ImageList
 from data.ragged import save_array
+from evaluation.features import CentreCrops, chunk_path, embed_chunks
 from models.encoder import Encoder
 from models.nearest import nearest
-from tools.features import CentreCrops, chunk_path, embed_chunks
 from utils.distributed import barrier, on_main, rank, world_size
 from utils.errors import UserError
 from utils.progress import ProgressBar
@@ -54,12 +55,12 @@ def find_neighbours(
     if not on_main(path.exists):
         chunks = np.array_split(np.arange(len(images)), -(-len(images) // _IMAGES_A_CHUNK))
         embed_chunks(
-            encoder,
+            partial(encoder, project=True),
             CentreCrops(images, size=size),
             chunks,
             features,
+            dim=encoder.dim(project=True),
             counts=np.ones(len(images), dtype=np.int64),
-            project=True,
             batch_size=batch_size,
             workers=workers,
             device=device,

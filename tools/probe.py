@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 import yaml
-from torch import Tensor
 
 from data.photometric import normalise
+from evaluation.calibration import recalibrate_on
 from evaluation.probe_data import ProbeData, read_probe_data
 from evaluation.probes import Comparison, FeatureMap, compare_backbones, format_comparisons
 from models.backbone import Trunk, load_trunk, make_trunk
@@ -51,24 +51,9 @@ def _make_trunk(config: dict) -> Trunk:
 
 
 def _feature_map(trunk: Trunk, level: str, train: ProbeData) -> FeatureMap:
-    """Features of a level in eval mode, after both backbones alike have seen the probe's images for their BatchNorm.
-
-    An untrained backbone's statistics are made up, and would make it a weaker rival than it is.
-    """
-
-    def features(images: Tensor) -> Tensor:
-        return trunk(normalise(images / 255), last=level)[level]
-
-    for layer in trunk.modules():
-        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
-            layer.reset_running_stats()
-            layer.momentum = None
-    trunk.train()
-    with torch.no_grad():
-        for images in train.images[:1024].split(128):
-            features(images)
-    trunk.eval()
-    return features
+    """Features of a level in eval mode, after both backbones alike have seen the probe's images for their BatchNorm."""
+    recalibrate_on(trunk, train.images[:1024], device=torch.device("cpu"))
+    return lambda images: trunk(normalise(images / 255), last=level)[level]
 
 
 @shows_errors

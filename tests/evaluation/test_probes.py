@@ -10,7 +10,6 @@ from evaluation.probes import (
     extract_features,
     fit_linear,
     format_comparisons,
-    mean_iou,
     pool_objects,
     sample_pixels,
 )
@@ -151,12 +150,6 @@ def test_scale_and_offset_of_the_features_change_no_score():
     report = compare_backbones(blind, lambda images: 7 * blind(images) - 3, train, val, num_seeds=2)
     for row in report.values():
         assert row.pretrained.mean == pytest.approx(row.untrained.mean, abs=0.01)
-
-
-def test_mean_iou_counts_intersections_and_unions():
-    predicted = torch.tensor([[0, 0, 1, 1]])
-    labels = torch.tensor([[0, 1, 1, 2]])
-    assert mean_iou(predicted, labels, num_classes=4) == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
 
 
 def test_features_are_extracted_in_batches_without_gradient():

@@ -15,10 +15,11 @@ from PIL import Image
 
 from data.listing import ImageList, find_images
 from data.ragged import Ragged
+from evaluation import features
 from models.backbone import make_trunk
 from models.encoder import Encoder
 from models.heads import MLP
-from tools import box_pairs, features, kept_boxes, neighbours
+from tools import box_pairs, kept_boxes, neighbours
 from tools.box_pairs import find_pairs
 from tools.kept_boxes import BoxRule, keep_boxes
 from tools.neighbours import find_neighbours

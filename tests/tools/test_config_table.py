@@ -9,6 +9,8 @@ def test_the_docs_have_the_keys_of_every_schema():
     assert renew(text) == text, "run python -m tools.config_table --write docs/configs.md"
     for schema_file in ROOT.glob("*_config.py"):
         assert f"<!-- keys: {schema_file.stem.removesuffix('_config')} -->" in text
+    for folder in (ROOT / "configs" / "evaluation").iterdir():
+        assert f"<!-- keys: evaluation.{folder.name} -->" in text
 
 
 def test_a_row_says_type_range_default_and_meaning():

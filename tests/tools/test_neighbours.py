@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from data.photometric import normalise
+from evaluation.features import CentreCrops
 from models.nearest import nearest
 from tests.tools.small_stage import COUNT, CPU, NO_IMAGE, SIZE, TRUNCATED, make_encoder, make_images
 from tools import neighbours
-from tools.features import CentreCrops
 from tools.neighbours import find_neighbours
 from utils.errors import UserError
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,9 @@ from data.images import UnreadableImage, read_image
 from data.listing import find_images
 from data.photometric import normalise
 from data.ragged import Ragged
+from evaluation import features
+from evaluation.features import BoxCrops, CentreCrops, RowStore, chunk_path, embed_chunks
 from tests.tools.small_stage import COUNT, CPU, NO_IMAGE, SIZE, TRUNCATED, make_boxes, make_encoder, make_images
-from tools import features
-from tools.features import BoxCrops, CentreCrops, RowStore, chunk_path, embed_chunks
 
 # Of different sizes, not in order.
 CHUNKS = [np.array([0, 3, 8, 1]), np.array([2, 4, 5, 6, 7, 10]), np.array([9])]
@@ -26,10 +28,18 @@ def encoder():
     return make_encoder()
 
 
-def embed_boxes(encoder, images, folder, **changed):
-    boxes = make_boxes()
-    options = {"project": False, "batch_size": 4, "desc": "boxes"} | CPU | changed
-    return embed_chunks(encoder, BoxCrops(images, boxes, size=SIZE), CHUNKS, folder, counts=boxes.lengths, **options)
+def embed_boxes(encoder, images, folder, *, boxes=None, chunks=CHUNKS, project=False, **changed):
+    boxes = make_boxes() if boxes is None else boxes
+    options = {"batch_size": 4, "desc": "boxes"} | CPU | changed
+    return embed_chunks(
+        partial(encoder, project=project),
+        BoxCrops(images, boxes, size=SIZE),
+        chunks,
+        folder,
+        dim=encoder.dim(project=project),
+        counts=boxes.lengths,
+        **options,
+    )
 
 
 def alone(encoder, image, box, *, project):
@@ -130,8 +140,7 @@ def test_halves_are_the_rounded_numbers(encoder, images, tmp_path):
 
 def test_no_image_at_all_gives_a_file_without_rows(encoder, images, tmp_path):
     boxes = Ragged.from_rows([[]] * COUNT, width=4, dtype=np.uint16)
-    options = {"project": False, "batch_size": 4, "desc": "boxes"} | CPU
     chunks = [np.arange(COUNT), np.arange(0)]
-    embed_chunks(encoder, BoxCrops(images, boxes, size=SIZE), chunks, tmp_path, counts=boxes.lengths, **options)
+    embed_boxes(encoder, images, tmp_path, boxes=boxes, chunks=chunks)
     store = RowStore(tmp_path, chunks, boxes.lengths)
     assert store[4].shape == (0, encoder.dim(project=False))

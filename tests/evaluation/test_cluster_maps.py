@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import zoom
 
+from evaluation.cluster_maps import Clustering, cell_features, cluster_cells, enlarge, frozen_layers
 from models.backbone import Trunk, make_trunk
 from tests.losses.allocations import Allocations
 from tests.models.published import load_reference, tiny_resnet
-from tools.cluster_maps import Clustering, cell_features, cluster_cells, enlarge, frozen_layers
 
 CPU = torch.device("cpu")
 

@@ -2,7 +2,7 @@
 stopped job goes on from.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,19 +12,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.boxes import box_crop
-from data.geometry import Crop, cut_image
+from data.geometry import centre_crop, cut_image
 from data.images import UnreadableImage, read_image
 from data.listing import ImageList
 from data.photometric import normalise
 from data.ragged import Ragged, map_array, save_array
 from engine.precision import memory_format
-from models.encoder import Encoder
-from tools.reading import exact_kernels, read_in_order
+from evaluation.reading import exact_kernels, read_in_order
 from utils.distributed import rank, world_size
 from utils.progress import ProgressBar
-
-# ImageNet's way to look at an image once: its shorter side to 256, of which the middle 224.
-_CENTRE = 224 / 256
 
 
 class CentreCrops(Dataset):
@@ -38,10 +34,7 @@ class CentreCrops(Dataset):
             image = read_image(self.images.path(index))
         except UnreadableImage:
             return torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
-        height, width, _ = image.shape
-        side = _CENTRE * min(height, width)
-        x, y = side / width / 2, side / height / 2
-        return cut_image(image, Crop((0.5 - x, 0.5 - y, 0.5 + x, 0.5 + y), False), size=self.size)[None]
+        return cut_image(image, centre_crop(*image.shape[:2]), size=self.size)[None]
 
 
 class BoxCrops(Dataset):
@@ -62,13 +55,13 @@ class BoxCrops(Dataset):
 
 
 def embed_chunks(
-    encoder: Encoder,
+    encode: Callable[[Tensor], Tensor],
     crops: Dataset,
     chunks: Sequence[np.ndarray],
     folder: Path,
     *,
+    dim: int,
     counts: np.ndarray,
-    project: bool,
     batch_size: int,
     dtype: torch.dtype = torch.float32,
     workers: int,
@@ -78,12 +71,12 @@ def embed_chunks(
     """Embed the chunks that this process is to do and that are not there, one file each.
 
     Args:
-        encoder: on `device`.
+        encode: (N, 3, S, S) normalised on `device` -> (N, D) float32.
         crops: gives the pictures of an image, by its number.
         chunks: numbers of images; the same on every process. What is in a file depends on its chunk alone.
         folder: of the files, seen by all processes.
+        dim: D.
         counts: rows of every image, by its number; an image that gives none gets rows that are not a number.
-        project: through the projector.
         dtype: of the files.
         workers: processes that read.
         desc: what is counted, such as "images".
@@ -97,7 +90,7 @@ def embed_chunks(
 
     def embed(pictures: list[Tensor]) -> Tensor:
         batch = normalise(torch.cat(pictures).to(device, non_blocking=True) / 255)
-        return encoder(batch.contiguous(memory_format=memory_format(device)), project=project).cpu()
+        return encode(batch.contiguous(memory_format=memory_format(device))).cpu()
 
     with exact_kernels(), ProgressBar(len(order), desc=desc) as bar:
         for chunk in todo:
@@ -109,7 +102,7 @@ def embed_chunks(
                 read += 1
                 bar.update(read)
             rows += [embed(batch) for batch in waiting.rest()]
-            features = torch.full((len(present), encoder.dim(project=project)), float("nan"))
+            features = torch.full((len(present), dim), float("nan"))
             if rows:
                 features[torch.tensor(present)] = torch.cat(rows)
             embedded += sum(present)

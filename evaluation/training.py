@@ -1,0 +1,231 @@
+"""What the evaluators have in common: a command line, training on labels by the loop of pretraining, test sets."""
+
+import argparse
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
+
+from data.images import UnreadableImage
+from data.loader import Loader, plain_errors
+from data.readers import reader_start
+from data.sampler import EpochSampler
+from data.views import collate as collate_items
+from engine.lars import parameter_groups
+from engine.loop import Plan, train_epochs
+from engine.optimizers import build_optimizer
+from engine.place import find_run, note_run
+from engine.precision import Precision, memory_format
+from engine.run import Run
+from engine.schedules import rate_schedule
+from evaluation.settings import Evaluator, Solver, TrainedEvaluator
+from utils.cli import run_main
+from utils.config import dump_config
+from utils.distributed import is_main, rank, world_size
+from utils.errors import DataError
+from utils.files import atomic_write_bytes
+from utils.log import setup_logging
+from utils.method import Progress
+from utils.progress import ProgressBar
+from utils.sync_batch_norm import convert_sync_batchnorm
+
+Collate = Callable[[list[dict]], dict]
+
+
+def run_evaluator(
+    program: str,
+    schema: type[Evaluator],
+    evaluate: Callable[[Any, argparse.Namespace, torch.device], None],
+    *,
+    description: str,
+    argv: list[str] | None = None,
+) -> int:
+    """An evaluator's `main`: the command line of the mains, with `--weights`, and configs of configs/evaluation/PROGRAM."""
+    return run_main(
+        f"evaluation/{program}", schema, evaluate, description=description, argv=argv, add_arguments=_add_weights
+    )
+
+
+def train_method(
+    name: str,
+    method: nn.Module,
+    dataset: Dataset,
+    config: TrainedEvaluator,
+    arguments: argparse.Namespace,
+    device: torch.device,
+    *,
+    prepare: Callable[[dict], dict] = lambda batch: batch,
+    collate: Collate = collate_items,
+) -> Run:
+    """Train a method on labels, in place, from its newest checkpoint on; every process calls it.
+
+    Args:
+        name: of the program; its runs lie in runs/evaluation/NAME.
+        method: see utils.method.Method; put on the device, with SyncBN where the config asks for it.
+        dataset: takes (epoch, index), gives what `collate` takes.
+        prepare: a batch's normalisation, on the device.
+    Returns:
+        The run; its checkpoints and log are written.
+    """
+    settings, solver = config.data, config.optimizer
+    sampler = EpochSampler(
+        len(dataset),
+        batch_size=settings.train_batch_size,
+        world_size=world_size(),
+        rank=rank(),
+        accumulate_steps=solver.accumulate_steps,
+        seed=config.seed,
+    )
+    loader = Loader(dataset, sampler, workers=settings.data_workers, device=device, collate=collate)
+    steps_per_epoch = len(loader) // solver.accumulate_steps
+    total_steps = solver.total_steps or solver.total_epochs * steps_per_epoch
+    plan = Plan(
+        math.ceil(total_steps / steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
+        accumulate_steps=solver.accumulate_steps,
+        seed=config.seed,
+        log_step=config.log.log_step,
+        kept_epochs=(config.checkpoint.save_epoch,),
+        max_steps=min(total_steps, arguments.max_steps or total_steps),
+        max_bad_fraction=settings.max_bad_fraction,
+    )
+    run = Run(
+        find_run(f"evaluation/{name}", config, out=arguments.out, resume=arguments.resume),
+        config,
+        steps_per_epoch=steps_per_epoch,
+    )
+    run.log.text(
+        f"{len(dataset)} images, {world_size()} processes on {device.type}, {plan.last_step} of {total_steps} steps; "
+        f"everything goes to {run.folder}"
+    )
+    optimizer, precision = _put_on_device(method, config, device)
+    epochs = train_epochs(
+        method,
+        loader,
+        optimizer,
+        plan=plan,
+        run=run,
+        precision=precision,
+        prepare=prepare,
+        learning_rate=_learning_rate(config, steps_per_epoch, total_steps),
+        schedules={},
+    )
+    for _ in epochs:
+        pass
+    run.log.close()
+    return run
+
+
+def open_folder(name: str, config: Evaluator, arguments: argparse.Namespace) -> Path:
+    """The folder of an evaluation that trains nothing; what is in it from an earlier start is kept.
+
+    Raises:
+        UserError: it holds another evaluation, and `--resume` does not say to go on.
+    """
+    place = find_run(f"evaluation/{name}", config, out=arguments.out, resume=arguments.resume)
+    setup_logging(place.folder)
+    if is_main():
+        atomic_write_bytes(place.folder / "config.yaml", dump_config(config).encode())
+        note_run(place, config)
+    return place.folder
+
+
+def test_batches(
+    dataset: Dataset, *, batch_size: int, workers: int, device: torch.device, collate: Collate, desc: str
+) -> Iterator[dict]:
+    """This process' share of a test set, in order: every world_size()-th item, from its rank on.
+
+    Args:
+        dataset: takes an index, gives what `collate` takes.
+        desc: what is counted, such as "images".
+    Returns:
+        Batches on the host, pinned where a GPU takes them.
+    Raises:
+        DataError: an image that cannot be read: a score over the others would be another score.
+    """
+    own = range(rank(), len(dataset), world_size())
+    loader = DataLoader(
+        _Strict(dataset),
+        batch_sampler=[own[first : first + batch_size] for first in range(0, len(own), batch_size)],
+        num_workers=workers if own else 0,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=reader_start(),
+        # Without one of its own it would draw a number from the generator of the whole process.
+        generator=torch.Generator(),
+    )
+    with plain_errors(), ProgressBar(len(own), desc=desc) as bar:
+        for number, batch in enumerate(loader, start=1):
+            yield batch
+            bar.update(min(number * batch_size, len(own)))
+
+
+class _Strict(Dataset):
+    """A test set, in which an image that cannot be read is an error."""
+
+    def __init__(self, dataset: Dataset):
+        self._dataset = dataset
+
+    def __getitem__(self, index: int) -> dict:
+        try:
+            return self._dataset[index]
+        except UnreadableImage as error:
+            raise DataError(f"{error}: test images must all be there; copy it again") from error
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights",
+        metavar="PATH",
+        dest="overrides",
+        action="append",
+        type="model.weights={}".format,
+        default=[],
+        help="a run's folder, or any checkpoint that evaluation.convert reads; without it the backbone is untrained",
+    )
+
+
+def _put_on_device(method: nn.Module, config: TrainedEvaluator, device: torch.device) -> tuple[Optimizer, Precision]:
+    method.to(device, memory_format=memory_format(device))
+    if world_size() > 1 and config.amp.sync_bn:
+        convert_sync_batchnorm(method, device)
+    solver = config.optimizer
+    optimizer = build_optimizer(
+        _groups(method, solver), type=solver.type, momentum=solver.momentum, nesterov=solver.nesterov
+    )
+    precision = Precision(config.amp.opt_level, dtype=config.amp.dtype, backend=config.amp.backend, device=device)
+    return precision.prepare(method, optimizer)[1], precision
+
+
+def _groups(method: nn.Module, solver: Solver) -> list[dict[str, Any]]:
+    """Parameters that share a rate and a decay."""
+    trunk = set(map(id, method.backbone.parameters()))
+    groups = []
+    for group in parameter_groups(method, weight_decay=solver.weight_decay, exclude_bias_and_bn=not solver.decay_norm):
+        for of_trunk in (True, False):
+            own = [parameter for parameter in group["params"] if (id(parameter) in trunk) == of_trunk]
+            if own:
+                groups.append({**group, "params": own, "lr_scale": 1.0 if of_trunk else solver.head_lr_scale})
+    return groups
+
+
+def _learning_rate(config: TrainedEvaluator, steps_per_epoch: int, total_steps: int) -> Callable[[Progress], float]:
+    solver = config.optimizer
+    unit = steps_per_epoch if solver.total_epochs else 1
+    return rate_schedule(
+        lr_type=solver.schedule,
+        base_lr=solver.base_lr,
+        base_batch=solver.base_batch,
+        global_batch=config.data.train_batch_size * world_size() * solver.accumulate_steps,
+        total_steps=total_steps,
+        warmup_steps=solver.warmup_steps,
+        warmup_start=solver.warmup_start,
+        drop=solver.drop,
+        final_lr=solver.final_lr,
+        milestones=[place * unit for place in solver.milestones],
+    )

@@ -1,0 +1,76 @@
+"""Every evaluator in small, on a demo's backbone and on the same backbone untrained: `make eval-demo`, or
+
+    python -m tools.eval_demo [--method detconb] [--only knn svm]
+
+What is done already is not done again; what was stopped goes on.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml
+
+from evaluation.results import RESULTS, format_results, read_results
+from tools.demo import DATA, run_python
+from tools.make_eval_data import make_eval_data
+from utils.cli import shows_errors
+
+# Program and its config, in the order of their time.
+PROTOCOLS = {
+    "classification": ("linear_demo", "finetune_demo"),
+    "knn": ("demo",),
+    "svm": ("demo",),
+    "object_segmentation": ("demo",),
+    "segmentation": ("voc_demo", "cityscapes_demo"),
+    "detection": ("demo", "voc_demo"),
+}
+
+
+@shows_errors
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", default="detconb", help="whose demo")
+    parser.add_argument("--only", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS), metavar="PROGRAM")
+    arguments = parser.parse_args(argv)
+    run = Path("runs/demo") / arguments.method
+    # ORL's last stage has a folder of its own.
+    run = run / "stage3" if (run / "stage3").is_dir() else run
+    if not (run / "backbone.pth").is_file():
+        print(f"No backbone in {run}: pretraining first.", flush=True)
+        code = run_python("-m", "tools.demo", "--method", arguments.method)
+        if code:
+            return code
+    make_eval_data(DATA, DATA / "layouts")
+    entries = []
+    for program in arguments.only:
+        for protocol in PROTOCOLS[program]:
+            for weights in (None, run):
+                folder = (
+                    Path("runs/eval-demo") / arguments.method / protocol / ("pretrained" if weights else "untrained")
+                )
+                if not (folder / RESULTS).is_file():
+                    code = run_python("-m", f"evaluation.{program}", *_arguments(protocol, folder, run, weights))
+                    if code:
+                        return code
+                entries.append(read_results(folder))
+    print(f"\nAll in per cent; the same evaluators on both, {run} as pretrained without labels:\n")
+    print(format_results(entries))
+    return 0
+
+
+def _arguments(protocol: str, folder: Path, run: Path, weights: Path | None) -> list[str]:
+    command = ["--cfg", protocol, "--out", str(folder), "--resume", "auto"]
+    if weights is not None:
+        return [*command, "--weights", str(weights)]
+    # The same backbone as the run's, whose width and strides are its demo's own.
+    backbone = yaml.safe_load((run / "config.yaml").read_text())["model"]["backbone"]
+    return [
+        *command,
+        "--set",
+        *(f"model.backbone.{key}={backbone[key]}" for key in ("type", "width", "blocks", "strides")),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
