@@ -1,6 +1,5 @@
 """What lies between ORL's two trainings: its stages' folders, and what the second stage finds for the third."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from tools.pictures import spread
 from utils.config import dump_config
 from utils.distributed import on_main
 from utils.errors import UserError
-from utils.files import TEMPORARY_PREFIX, atomic_write_bytes, read_json, write_json
+from utils.files import TEMPORARY_PREFIX, atomic_write_bytes, file_sha256, read_json, write_json
 from utils.log import RunLog, setup_logging
 
 _log = logging.getLogger(__name__)
@@ -189,7 +188,7 @@ def made_of(config: ORLConfig, images: ImageList) -> dict:
 
 
 def _fingerprint(encoder_path: Path | None) -> dict[str, str]:
-    return {} if encoder_path is None else {"encoder": hashlib.sha256(encoder_path.read_bytes()).hexdigest()}
+    return {} if encoder_path is None else {"encoder": file_sha256(encoder_path)}
 
 
 def _note(folder: Path, config: ORLConfig, made: dict) -> None:

@@ -5,8 +5,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
+from data.coco_objects import decode_mask
 from data.mask_makers import MaskError
 from utils.errors import DataError
 from utils.files import read_json
@@ -45,25 +45,12 @@ class Coco:
         try:
             labels = np.zeros((height, width), dtype=np.int32)
             for category, segmentation in sorted(objects, key=lambda entry: entry[0]):
-                labels[_decode(segmentation, height, width)] = category
+                labels[decode_mask(segmentation, height, width).astype(bool)] = category
         # An object that is not as COCO describes makes pycocotools raise nearly anything.
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise MaskError(f"{self.annotations}: {name}: no objects of COCO's kind: {reason}") from error
         return labels
-
-
-def _decode(segmentation: list | dict, height: int, width: int) -> np.ndarray:
-    """(H, W) bool of polygons, or of run lengths, compressed or not."""
-    if isinstance(segmentation, list):
-        runs = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    elif list(segmentation["size"]) != [height, width]:
-        raise ValueError(f"runs of size {segmentation['size']} where {[height, width]} is needed")
-    elif isinstance(segmentation["counts"], list):
-        runs = coco_mask.frPyObjects(segmentation, height, width)
-    else:
-        runs = segmentation
-    return coco_mask.decode(runs).astype(bool)
 
 
 # A worker that is not a fork of the first process reads the file once for itself.

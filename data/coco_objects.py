@@ -63,6 +63,26 @@ def read_coco(folder: str | Path, split: str, *, masks: bool, keep_empty: bool) 
     return replace(found, read_masks=_Outlines(path, found.sizes, *_joined([image.outlines for image in kept])))
 
 
+def require_scorable(path: Path, *, masks: bool) -> None:
+    """What pycocotools needs of a test's annotations, beyond what is read of them here.
+
+    Raises:
+        DataError: there is no object, or one lacks what it takes to be judged.
+    """
+    annotations = _read(path)["annotations"]
+    if not annotations:
+        raise DataError(f"{path}: no object in it, so that there is nothing to find")
+    needed = ("area", "iscrowd", "segmentation") if masks else ("area", "iscrowd")
+    for entry in annotations:
+        # A crowd's outline is a dictionary, any other's one or more polygons.
+        lacking = [key for key in needed if entry.get(key) is None or entry[key] == []]
+        if lacking:
+            raise DataError(
+                f"{path}: annotation {entry['id']} has no {lacking[0]}, without which it cannot be judged: add it"
+                + (", or set model.masks: false" if lacking[0] == "segmentation" else "")
+            )
+
+
 def coco_path(folder: str | Path, split: str) -> Path:
     """Where a split's annotations lie."""
     return Path(folder) / "annotations" / f"instances_{split}.json"
@@ -124,6 +144,8 @@ def _read(path: Path) -> dict[str, Any]:
             content[part] = sorted(content[part], key=lambda entry: entry["id"])
             for entry in content[part]:
                 [entry[key] for key in keys]
+                if not isinstance(entry["id"], int):
+                    raise ValueError(f"the id {entry['id']!r} of one of its {part} is no whole number")
         for entry in content["annotations"]:
             [entry[key] for key in ("id", "image_id", "category_id", "bbox")]
     except OSError as error:

@@ -114,6 +114,24 @@ def dense_labels(labels: np.ndarray) -> tuple[np.ndarray, int]:
     return renumbered.astype(kinds.get(True, np.int64))[places.reshape(labels.shape)], count
 
 
+def enlarge(labels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(h, w) -> (H, W) = `shape`: pixel i of an axis takes cell (h - 1) / (H - 1) i, rounded, half up.
+
+    The first and the last cell lie on the image's borders, as the cells of a ResNet do, whose centres are multiples of its
+    stride; pixels halfway between two cells' centres are where their regions meet.
+
+    Source: scipy.ndimage.zoom of order 0, which the release calls.
+    """
+    rows, columns = (_nearest_cells(cells, pixels) for cells, pixels in zip(labels.shape, shape))
+    return labels[rows[:, None], columns]
+
+
+def _nearest_cells(cells: int, pixels: int) -> np.ndarray:
+    # In scipy's order of operations, so that what lies exactly between two cells goes to the same one.
+    step = (cells - 1) / max(pixels - 1, 1)
+    return np.floor(np.arange(pixels) * step + 0.5).astype(np.int64)
+
+
 def expected_shape(mask_type: str, image_shape: tuple[int, ...]) -> tuple[int, int]:
     """Shape of an image's map: (S, S) where the type's name ends in _S, as in slic100_224, else the image's.
 

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from data.readers import reader_start
 from data.sampler import EpochSampler
 from data.views import collate
-from utils.errors import UserError
+from utils.errors import plain_errors
 
 # What is read on the CPU: moving it to the device would make the host wait to read it back.
 HOST_KEYS = ("photometric", "patch_photometric", "seed")
@@ -104,15 +103,6 @@ class Loader:
             if name not in self._warned:
                 self._warned.add(name)
                 _log.warning("cannot read %s (%s); another image takes its place", name, reason)
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """A worker's error comes with the worker's traceback in its message; its last line is what the user needs."""
-    try:
-        yield
-    except UserError as error:
-        raise type(error)(str(error).strip().splitlines()[-1]) from None
 
 
 def _arrived(batch: dict, event: torch.cuda.Event) -> dict:

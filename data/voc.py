@@ -10,11 +10,11 @@ ROOT/ImageSets/Main/CLASS_SPLIT.txt             names, each with 1 (yes), -1 (no
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from data.object_sets import ImageObjects
 from utils.errors import DataError
 
 VOC_CLASSES = tuple(
@@ -22,21 +22,6 @@ VOC_CLASSES = tuple(
     "train tvmonitor".split()
 )
 VOID = 255
-
-
-class Objects(NamedTuple):
-    """The n objects of an image.
-
-    boxes: (n, 4) float64 (x0, y0, x1, y1) in pixels from 0; x1 and y1 are where the box ends, not its last pixel.
-    labels: (n,) int64, the class from 0.
-    difficult: (n,) bool, objects that count neither as found nor as missed.
-    size: (height, width) of the image.
-    """
-
-    boxes: np.ndarray
-    labels: np.ndarray
-    difficult: np.ndarray
-    size: tuple[int, int]
 
 
 class VocFolder:
@@ -68,12 +53,11 @@ class VocFolder:
     def image_path(self, name: str) -> Path:
         return self.root / "JPEGImages" / f"{name}.jpg"
 
-    def objects(self, name: str) -> Objects:
-        """The boxes of an image.
+    def objects(self, name: str) -> ImageObjects:
+        """The objects of an image, their boxes cut to it, without those of which nothing remains.
 
         Raises:
-            DataError: no such file, or one that is damaged, names an unknown class, or has a box that is empty or leaves the
-                image.
+            DataError: no such file, or one that is damaged or names an unknown class.
         """
         path = self.root / "Annotations" / f"{name}.xml"
         try:
@@ -84,11 +68,15 @@ class VocFolder:
             raise DataError(f"{path}: {error.strerror}; VOC's Annotations are needed") from error
         except (ElementTree.ParseError, TypeError, ValueError) as error:
             raise DataError(f"{path}: no annotation of VOC's kind ({error}); copy it again") from error
+        unknown = next((label for label, *_ in entries if label not in self._label_of), None)
+        if unknown is not None:
+            raise DataError(f"{path}: an object of class {unknown!r}, which data.classes does not name")
         boxes = np.array([box for _, box, _ in entries], dtype=np.float64).reshape(-1, 4)
-        for (label, _, _), box in zip(entries, boxes):
-            self._check(path, label, box, size)
-        labels = np.array([self._label_of[label] for label, _, _ in entries], dtype=np.int64)
-        return Objects(boxes, labels, np.array([difficult for *_, difficult in entries], dtype=bool), size)
+        boxes = boxes.clip(0, [size[1], size[0], size[1], size[0]])
+        labels = np.array([self._label_of[label] for label, *_ in entries], dtype=np.int64)
+        difficult = np.array([difficult for *_, difficult in entries], dtype=bool)
+        some = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        return ImageObjects(boxes[some], labels[some], difficult[some], size)
 
     def image_labels(self, split: str) -> tuple[list[str], np.ndarray]:
         """Which classes the images of a split show.
@@ -124,16 +112,6 @@ class VocFolder:
             there = ", ".join(sorted(file.stem for file in folder.glob("*.txt") if "_" not in file.stem)) or "none"
             raise DataError(f"{path}: no such list; there are: {there}")
         return path
-
-    def _check(self, path: Path, label: str, box: np.ndarray, size: tuple[int, int]) -> None:
-        if label not in self._label_of:
-            raise DataError(f"{path}: an object of class {label!r}, which data.classes does not name")
-        height, width = size
-        x0, y0, x1, y1 = box
-        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-            raise DataError(
-                f"{path}: the box {x0:g}, {y0:g}, {x1:g}, {y1:g} of a {label} is empty or leaves the image of {width} x {height}"
-            )
 
     def _class_column(self, split: str, label: str, names: list[str]) -> np.ndarray:
         path = self._list_path(f"{label}_{split}", "Main")

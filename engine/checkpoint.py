@@ -1,7 +1,6 @@
 """A run's state on disk: whole or absent, checked when read, and nothing in it can run code."""
 
 import glob
-import hashlib
 import json
 import logging
 import os
@@ -18,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils.distributed import broadcast_object, gather_objects, is_main, rank, world_size
 from utils.errors import UserError
-from utils.files import TEMPORARY_PREFIX, atomic_path, read_json, write_json
+from utils.files import TEMPORARY_PREFIX, atomic_path, file_sha256, read_json, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +72,7 @@ class CheckpointStore:
         with atomic_path(path) as temporary:
             torch.save({**state, "step": step, "epoch": epoch, "versions": _versions()}, temporary)
             # Described before it is in place: killed in between, a file of the same name from before must still match.
-            checksums = [_sha256(temporary), *([_sha256(path)] if path.exists() else [])]
+            checksums = [file_sha256(temporary), *([file_sha256(path)] if path.exists() else [])]
             description = {
                 "sha256": checksums,
                 "step": step,
@@ -151,7 +150,7 @@ def load_checkpoint(path: str | os.PathLike, *, map_location: str | torch.device
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}: check checkpoint.resume_path, or that every node sees this folder")
     checksums = _description(path).get("sha256", [])
-    if checksums and _sha256(path) not in checksums:
+    if checksums and file_sha256(path) not in checksums:
         raise UserError(f"{path} is damaged: its checksum differs from {_sidecar(path).name}. Use an older checkpoint")
     try:
         with torch.serialization.safe_globals(_SAFE_GLOBALS):
@@ -190,12 +189,14 @@ def export_backbone(trunk: nn.Module, path: str | os.PathLike) -> None:
     Args:
         trunk: has torchvision's parameter names, without prefix.
     """
-    state = {}
-    for name, tensor in trunk.state_dict().items():
-        if not name.startswith("fc."):
-            tensor = tensor.float() if tensor.is_floating_point() else tensor
-            state[name] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-    save_state(state, path)
+    state = trunk.state_dict()
+    save_state({name: own_float32(state[name]) for name in state if not name.startswith("fc.")}, path)
+
+
+def own_float32(value: Tensor) -> Tensor:
+    """A copy on the CPU that shares memory with nothing; integers stay what they are."""
+    dtype = torch.float32 if value.is_floating_point() else value.dtype
+    return value.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def save_state(state: dict[str, Any], path: str | os.PathLike) -> None:
@@ -223,14 +224,6 @@ def _description(path: Path) -> dict[str, Any]:
         return read_json(_sidecar(path))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return {}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _versions() -> dict[str, str]:

@@ -18,6 +18,8 @@ _FREE_KEYS = {
     "log": None,
     "distributed": None,
     "data": ("data_workers", "max_bad_fraction", "val_batch_size"),
+    "features": ("keep",),
+    "svm": ("processes",),
     "proposals": ("dir",),
     "neighbours": ("batch_size", "memory_mb"),
     "pairs": ("batch_size", "parts"),

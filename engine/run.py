@@ -33,13 +33,15 @@ class Run:
         place: from `find_run`.
         config: the resolved config; saved with every checkpoint.
         steps_per_epoch: optimiser steps of an epoch.
+        long_in_epochs: the run's length is so many epochs; False where it is so many steps, whatever an epoch has.
     Attributes:
         folder: where everything goes.
         first_step: steps done when it began; 0 but for a run that goes on.
     """
 
-    def __init__(self, place: Place, config: Section, *, steps_per_epoch: int):
+    def __init__(self, place: Place, config: Section, *, steps_per_epoch: int, long_in_epochs: bool = True):
         self.folder, self._config, self._steps_per_epoch = place.folder, config.model_dump(mode="json"), steps_per_epoch
+        self._long_in_epochs = long_in_epochs
         settings, log = config.checkpoint, config.log
         # Without SyncBN, every process' BatchNorm statistics differ.
         self._keep_buffers = world_size() > 1 and not config.amp.sync_bn
@@ -85,6 +87,11 @@ class Run:
         """Steps done, in today's count."""
         step, before = state["step"], state["steps_per_epoch"]
         if before == self._steps_per_epoch:
+            return step
+        if not self._long_in_epochs:
+            _log.warning(
+                "an epoch has %d steps now and had %d: images come in another order", self._steps_per_epoch, before
+            )
             return step
         _log.warning(
             "an epoch has %d steps now and had %d: the run goes on at the same share of the way, but is no longer the one it "
@@ -180,7 +187,7 @@ def stops_at_once() -> Iterator[None]:
     """For work whose files are whole or absent, whenever it ends: a scheduler's warning ends this process, with PREEMPTED."""
 
     def end(number: int, frame: object) -> None:
-        _log.warning("asked to stop; the same command goes on where this one stopped")
+        _log.warning("asked to stop; the same command with --resume auto goes on where this one stopped")
         # Neither worker processes nor threads are waited for: they end with this process.
         os._exit(PREEMPTED)
 

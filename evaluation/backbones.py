@@ -10,8 +10,9 @@ import yaml
 from evaluation.checkpoints.reading import read_checkpoint
 from evaluation.settings import Network
 from models.backbone import Trunk, make_trunk
-from utils.distributed import main_first
+from utils.distributed import main_first, on_main
 from utils.errors import UserError
+from utils.files import file_sha256, read_json, write_json
 
 
 def load_backbone(network: Network, *, seed: int) -> Trunk:
@@ -23,6 +24,8 @@ def load_backbone(network: Network, *, seed: int) -> Trunk:
     torch.manual_seed(seed)
     settings = network.backbone.model_dump()
     if network.weights is None:
+        if network.network == "target":
+            raise UserError("model.network: target, but there are no model.weights whose target it could be")
         try:
             with main_first() if settings["pretrained"] is True else nullcontext():
                 return make_trunk(**settings)
@@ -33,6 +36,10 @@ def load_backbone(network: Network, *, seed: int) -> Trunk:
         settings, path = _of_run(path, network.network)
     weights = read_checkpoint(path, network=network.network)
     settings = weights.settings or settings
+    if weights.architecture != settings["type"]:
+        raise UserError(
+            f"{path}: holds a {weights.architecture}, not a {settings['type']}; set model.backbone.type={weights.architecture}"
+        )
     try:
         trunk = make_trunk(**{**settings, "pretrained": False})
         trunk.load_state_dict(weights.trunk)
@@ -41,8 +48,38 @@ def load_backbone(network: Network, *, seed: int) -> Trunk:
     return trunk
 
 
+def run_folder(folder: Path) -> Path:
+    """Where a run's backbone.pth lies: ORL's stages have folders of their own."""
+    return folder / "stage3" if (folder / "stage3").is_dir() else folder
+
+
+def weights_checksum(weights: str | None) -> str | None:
+    """SHA-256 of the file that is judged; None for an untrained backbone, or where there is no such file."""
+    path = weights and (run_folder(Path(weights)) / "backbone.pth" if Path(weights).is_dir() else Path(weights))
+    return file_sha256(path) if path and path.is_file() else None
+
+
+def hold_weights(folder: Path, network: Network) -> None:
+    """Note in an evaluation's folder which weights it judges; every process calls it.
+
+    Raises:
+        UserError: it began with a file of the same name that held others.
+    """
+    on_main(lambda: _hold(folder / "weights.json", network.weights))
+
+
+def _hold(note: Path, weights: str | None) -> None:
+    now = {"weights": weights, "sha256": weights_checksum(weights)}
+    if note.is_file() and read_json(note).get("sha256") != now["sha256"]:
+        raise UserError(
+            f"{note.parent}: this evaluation began with other weights than {weights} holds now; give another --out"
+        )
+    write_json(note, now)
+
+
 def _of_run(folder: Path, network: str) -> tuple[dict[str, Any], Path]:
-    """A run's backbone settings and its file."""
+    """A run's backbone settings and its file; of ORL's run, its last stage's."""
+    folder = run_folder(folder)
     path, config = folder / "backbone.pth", folder / "config.yaml"
     if network == "target":
         raise UserError(f"{folder}: backbone.pth is the online network; for the target give one of its checkpoints")

@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
-from data.loader import plain_errors
-from data.photometric import normalise
 from engine.precision import memory_format
-from evaluation.reading import exact_kernels, read_in_order
+from evaluation.ordered_reading import exact_kernels, prepare_images, read_in_order
 from utils.distributed import on_main
-from utils.errors import UserError
+from utils.errors import UserError, plain_errors
 
 # Images that statistics are estimated on, and how many at a time.
 _IMAGES, _BATCH = 1024, 128
@@ -62,7 +60,6 @@ def recalibrate_on_dataset(network: nn.Module, pictures: Dataset, *, workers: in
     Raises:
         UserError: there is but one image.
     """
-
     network.to(device, memory_format=memory_format(device))
 
     def estimate() -> dict[str, Tensor]:
@@ -76,9 +73,3 @@ def recalibrate_on_dataset(network: nn.Module, pictures: Dataset, *, workers: in
 
     network.load_state_dict(on_main(estimate))
     network.eval()
-
-
-def prepare_images(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 on the host -> normalised on the device."""
-    batch = normalise(images.to(device, non_blocking=True) / 255)
-    return batch.contiguous(memory_format=memory_format(device))

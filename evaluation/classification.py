@@ -17,14 +17,14 @@ from pydantic import Field
 
 from data.labelled_images import LabelledCentres, LabelledViews, class_labels, collate_centres
 from data.listing import find_images
-from data.photometric import normalise, prepare_views
-from engine.precision import memory_format
+from data.photometric import prepare_views
 from evaluation.backbones import load_backbone
 from evaluation.calibration import recalibrate_on_dataset
 from evaluation.frozen import Pictures
+from evaluation.ordered_reading import prepare_images
 from evaluation.results import finish
 from evaluation.settings import Network, TrainData, TrainedEvaluator
-from evaluation.training import run_evaluator, test_batches, train_method
+from evaluation.training import judged_batches, judging, run_evaluator, train_method
 from models.classifier import Classifier
 from utils.distributed import all_reduce_sum, on_main
 
@@ -70,13 +70,14 @@ def evaluate(config: ClassificationConfig, arguments: argparse.Namespace, device
         jitter=settings.color_jitter,
         seed=config.seed,
     )
-    run = train_method("classification", method, views, config, arguments, device, prepare=prepare)
+    trained = train_method("classification", method, views, config, arguments, device, prepare=prepare)
     centres = LabelledCentres(test, test_labels, size=settings.resize_size)
-    metrics = test_classifier(
-        method, centres, device, batch_size=settings.val_batch_size, workers=settings.data_workers
-    )
+    with judging():
+        metrics = judge_classifier(
+            method, centres, device, batch_size=settings.val_batch_size, workers=settings.data_workers
+        )
     details = {"classes": len(classes), "train_images": len(train), "test_images": len(test)}
-    finish(run.folder, "classification", config, arguments, metrics, details=details)
+    finish(trained.folder, "classification", config, arguments, metrics, details=details, steps=trained[1:])
 
 
 def prepare(batch: dict) -> dict:
@@ -85,17 +86,16 @@ def prepare(batch: dict) -> dict:
 
 
 @torch.no_grad()
-def test_classifier(
+def judge_classifier(
     method: Classifier, images: LabelledCentres, device: torch.device, *, batch_size: int, workers: int
 ) -> dict[str, float]:
     """Shares of all processes' images whose class has the highest score, and one of the five highest."""
     method.eval()
     hits = torch.zeros(2, dtype=torch.int64, device=device)
-    for batch in test_batches(
+    for batch in judged_batches(
         images, batch_size=batch_size, workers=workers, device=device, collate=collate_centres, desc="test images"
     ):
-        pictures = normalise(batch["images"].to(device, non_blocking=True) / 255)
-        scores = method.classify(pictures.contiguous(memory_format=memory_format(device)))
+        scores = method.classify(prepare_images(batch["images"], device))
         best = scores.topk(min(5, scores.shape[1]), dim=1).indices
         found = best == batch["classes"].to(device)[:, None]
         hits += torch.stack([found[:, 0].sum(), found.sum()])

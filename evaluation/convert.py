@@ -4,6 +4,7 @@ python -m evaluation.convert --to detectron2 checkpoint.pth backbone.pkl
 """
 
 import argparse
+import os
 import pickle
 import re
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from engine.checkpoint import save_state
 from evaluation.checkpoints.reading import NAMES, Weights, read_checkpoint
+from evaluation.checkpoints.trunks import list_keys
 from utils.cli import shows_errors
 from utils.errors import UserError
 from utils.files import atomic_path, atomic_write_bytes
@@ -43,7 +45,10 @@ def main(argv: list[str] | None = None) -> int:
     weights = read_checkpoint(arguments.checkpoint, source=arguments.source, network=arguments.network)
     if not target.takes(weights.architecture):
         raise UserError(f"--to {arguments.to}: it has no {weights.architecture}; give torchvision or safetensors")
-    count = target.write(weights, out)
+    try:
+        count = target.write(weights, out)
+    except OSError as error:
+        raise UserError(f"{out} could not be written: {error.strerror or error}") from error
     print(describe(weights, arguments.checkpoint, network=arguments.network))
     if weights.neck and not target.takes_neck:
         print(f"  left out: {len(weights.neck)}, the feature pyramid, which --to {arguments.to} has no place for")
@@ -68,14 +73,14 @@ def describe(weights: Weights, path: str, *, network: str) -> str:
     """What was found in a file, and what of it is left out."""
     millions = sum(value.numel() for value in weights.trunk.values()) / 1e6
     lines = [
-        f"{path}: {weights.layout}, {network} network",
+        f"{path}: {weights.layout}, {network} network: {weights.whose}",
         f"  taken: {weights.architecture}, {len(weights.trunk)} tensors, {millions:.2f} million numbers",
     ]
     if weights.neck:
         lines.append(
             f"  taken: a feature pyramid, {len(weights.neck)} tensors: {', '.join(_convolutions(weights.neck))}"
         )
-    lines += [f"  left out: {len(keys)}, {why}: {_few(keys)}" for why, keys in weights.ignored.items()]
+    lines += [f"  left out: {len(keys)}, {why}: {list_keys(_modules(keys))}" for why, keys in weights.ignored.items()]
     return "\n".join(lines)
 
 
@@ -197,17 +202,27 @@ def _check_out(out: Path, arguments: argparse.Namespace) -> None:
     suffixes = TARGETS[arguments.to].suffixes
     if out.suffix not in suffixes:
         raise UserError(f"{out}: --to {arguments.to} writes {' or '.join(suffixes)}; what reads it goes by that")
-    if out.exists() and not arguments.force:
-        raise UserError(f"{out} is there already; give another OUT, or --force to write over it")
+    try:
+        if out.is_dir():
+            raise UserError(f"{out} is a folder; give a file in it")
+        if out.exists() and not arguments.force:
+            raise UserError(f"{out} is there already; give another OUT, or --force to write over it")
+        # The folders below it are made.
+        folder = next(folder for folder in out.absolute().parents if folder.exists())
+    except OSError as error:
+        raise UserError(f"{out}: nothing can be written there ({error.strerror}); give another OUT") from error
+    if not folder.is_dir():
+        raise UserError(f"{out}: {folder} is a file, where a folder is needed; give another OUT")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{out}: you may not write to {folder}; give another OUT")
 
 
 def _convolutions(neck: dict[str, Tensor]) -> list[str]:
     return [f"{key.removesuffix('.weight')} {tuple(value.shape)}" for key, value in neck.items() if value.dim() == 4]
 
 
-def _few(keys: list[str]) -> str:
-    names = sorted({".".join(str(key).split(".")[:2]) for key in keys})
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+def _modules(keys: list[str]) -> list[str]:
+    return sorted({".".join(str(key).split(".")[:2]) for key in keys})
 
 
 if __name__ == "__main__":

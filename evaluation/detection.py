@@ -7,6 +7,8 @@ The papers' COCO protocols differ, so that their numbers do not compare: coco_de
 coco_moco_1x and _2x (ReSim), coco_orl_1x (ORL); voc_moco_24k is VOC 07+12 of MoCo and ReSim.
 """
 
+import utils.threads  # noqa: F401  isort: skip  before torch
+
 import argparse
 import logging
 import sys
@@ -17,9 +19,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from data.coco_objects import coco_path, read_coco
+from data.coco_objects import coco_path, read_coco, require_scorable
 from data.detection_views import Collate, TrainViews, WholeViews
 from data.loader import Loader
 from data.object_sets import ObjectSet, require_equal_classes
@@ -33,12 +34,12 @@ from evaluation.coco_ap import Found, Scores, coco_ap
 from evaluation.detection_config import DetectionConfig
 from evaluation.paste import paste_masks
 from evaluation.results import finish
-from evaluation.training import run_evaluator, test_batches, train_method
+from evaluation.training import judged_batches, judging, run_evaluator, share_statistics, train_method
 from evaluation.voc_ap import voc_ap
 from models.detectors import Detector, make_detector
 from models.fpn import FPN
 from models.region_heads import Detections
-from utils.distributed import all_reduce_sum, gather_objects, on_main, rank, world_size
+from utils.distributed import gather_objects, on_main, rank, world_size
 from utils.errors import UserError
 from utils.seeding import torch_generator
 
@@ -53,7 +54,9 @@ class Sets(NamedTuple):
 def evaluate(config: DetectionConfig, arguments: argparse.Namespace, device: torch.device) -> None:
     """Train, judge, write down."""
     data = config.data
-    sets = read_sets(config)
+    # Batches come in ever new sizes, for each of which the fastest kernels would be looked for.
+    torch.backends.cudnn.benchmark = False
+    sets = on_main(lambda: read_sets(config))
     method = build_detector(config, classes=len(sets.train.classes))
     collate = Collate(divisor=method.backbone.levels["c5"].stride)
     views = TrainViews(
@@ -63,16 +66,17 @@ def evaluate(config: DetectionConfig, arguments: argparse.Namespace, device: tor
         masks=config.model.masks,
         seed=config.seed,
     )
-    run = train_method("detection", method, views, config, arguments, device, prepare=prepare, collate=collate)
-    settle_norms(method, views, collate, config, device)
-    found = detect_all(method, WholeViews(sets.test, sizing=data.test_sizing), collate, config, device)
-    scores = on_main(lambda: score(config, sets.test, found))
+    trained = train_method("detection", method, views, config, arguments, device, prepare=prepare, collate=collate)
+    with judging():
+        settle_norms(method, views, collate, config, device)
+        found = detect_all(method, WholeViews(sets.test, sizing=data.test_sizing), collate, config, device)
+        scores = on_main(lambda: score(config, sets.test, found))
     details = {
         "images": len(sets.test),
         "detections": sum(len(one.scores) for one in found.values()),
         "classes": scores.classes,
     }
-    finish(run.folder, "detection", config, arguments, scores.metrics, details=details)
+    finish(trained.folder, "detection", config, arguments, scores.metrics, details=details, steps=trained[1:])
 
 
 def read_sets(config: DetectionConfig) -> Sets:
@@ -85,6 +89,7 @@ def read_sets(config: DetectionConfig) -> Sets:
     if data.layout == "coco":
         train = read_coco(data.dir, data.train[0], masks=config.model.masks, keep_empty=data.keep_empty)
         # The test's objects are pycocotools' own affair.
+        require_scorable(coco_path(data.dir, data.val), masks=config.model.masks)
         test = read_coco(data.dir, data.val, masks=False, keep_empty=True)
     else:
         train = read_voc(data.dir, data.train, classes=data.classes, keep_empty=data.keep_empty)
@@ -142,7 +147,7 @@ def prepare(batch: dict[str, Any]) -> dict[str, Any]:
 def settle_norms(
     method: Detector, views: TrainViews, collate: Collate, config: DetectionConfig, device: torch.device
 ) -> None:
-    """Leave the detector in eval mode, with BatchNorm statistics that all processes agree on."""
+    """Leave the detector in eval mode, with BatchNorm statistics estimated anew where the config says so."""
     if config.model.norm_steps:
         sampler = EpochSampler(
             len(views),
@@ -154,11 +159,7 @@ def settle_norms(
         )
         loader = Loader(views, sampler, workers=config.data.data_workers, device=device, collate=collate)
         recalibrate_norm(_Losses(method), _with_generators(loader, config))
-    for layer in method.modules():
-        if isinstance(layer, _BatchNorm):
-            for statistic in (layer.running_mean, layer.running_var):
-                # Where training did not synchronise them, every process has its own.
-                statistic.copy_(all_reduce_sum(statistic) / world_size())
+        share_statistics(method)
     method.eval()
 
 
@@ -183,7 +184,7 @@ def detect_all(
 ) -> dict[int, Found]:
     """Image id -> what is found in it, of all processes' images, on every process."""
     own = {}
-    batches = test_batches(
+    batches = judged_batches(
         views,
         batch_size=config.data.val_batch_size,
         workers=config.data.data_workers,

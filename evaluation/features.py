@@ -15,10 +15,8 @@ from data.boxes import box_crop
 from data.geometry import centre_crop, cut_image
 from data.images import UnreadableImage, read_image
 from data.listing import ImageList
-from data.photometric import normalise
 from data.ragged import Ragged, map_array, save_array
-from engine.precision import memory_format
-from evaluation.reading import exact_kernels, read_in_order
+from evaluation.ordered_reading import exact_kernels, prepare_images, read_in_order
 from utils.distributed import rank, world_size
 from utils.progress import ProgressBar
 
@@ -89,8 +87,7 @@ def embed_chunks(
     read, embedded = 0, 0
 
     def embed(pictures: list[Tensor]) -> Tensor:
-        batch = normalise(torch.cat(pictures).to(device, non_blocking=True) / 255)
-        return encode(batch.contiguous(memory_format=memory_format(device))).cpu()
+        return encode(prepare_images(torch.cat(pictures), device)).cpu()
 
     with exact_kernels(), ProgressBar(len(order), desc=desc) as bar:
         for chunk in todo:

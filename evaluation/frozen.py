@@ -16,20 +16,20 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from data.geometry import WHOLE, centre_crop, cut_image
-from data.images import UnreadableImage, read_image
-from data.loader import plain_errors
+from data.images import read_image
 from engine.precision import memory_format
 from engine.run import stops_at_once
 from evaluation.backbones import load_backbone
-from evaluation.calibration import prepare_images, recalibrate_on_dataset
+from evaluation.calibration import recalibrate_on_dataset
 from evaluation.features import chunk_path, embed_chunks
+from evaluation.ordered_reading import prepare_images, reading_strictly
 from evaluation.settings import Evaluator
 from evaluation.training import open_folder
 from models.backbone import Trunk
 from models.pooled_level import PooledLevel
 from utils.config import Section
 from utils.distributed import barrier, on_main
-from utils.errors import DataError, UserError
+from utils.errors import UserError, plain_errors
 
 _log = logging.getLogger(__name__)
 _IMAGES_A_CHUNK = 1024
@@ -79,18 +79,11 @@ class Pictures(Dataset):
         return self._count
 
     def __getitem__(self, index: int) -> Tensor:
-        image = read_strictly(self._path_of(index))
+        with reading_strictly():
+            image = read_image(self._path_of(index))
         return cut_image(image, centre_crop(*image.shape[:2]) if self._crop == "centre" else WHOLE, size=self._size)[
             None
         ]
-
-
-def read_strictly(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8; a DataError where an image cannot be read."""
-    try:
-        return read_image(path)
-    except UnreadableImage as error:
-        raise DataError(f"{error}: a score over the other images would be another score; copy it again") from error
 
 
 @contextmanager

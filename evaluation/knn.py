@@ -22,9 +22,9 @@ from data.labelled_images import class_labels
 from data.listing import ImageList, find_images
 from evaluation.frozen import FeatureFiles, FrozenEvaluator, Pictures, digest_of, evaluation_folder, load_frozen
 from evaluation.results import finish
-from evaluation.settings import TestData
+from evaluation.settings import JudgedData
 from evaluation.training import run_evaluator
-from models.nearest import top_places
+from models.nearest import NearestRows, top_places
 from models.pooled_level import PooledLevel
 from utils.config import Section
 from utils.distributed import all_reduce_sum, on_main, rank, world_size
@@ -35,7 +35,7 @@ from utils.progress import ProgressBar
 _QUERIES = 1024
 
 
-class KnnData(TestData):
+class KnnData(JudgedData):
     train_split: str = Field("train", description="Whose images are neighbours.")
     test_split: str = Field("val", description="Whose images are classified.")
 
@@ -132,31 +132,16 @@ def classify(
 
 def _nearest(queries: Tensor, bank: Iterable[np.ndarray], *, total: int, count: int) -> tuple[Tensor, Tensor]:
     """(Q, count) cosines and places in the bank of the nearest rows, nearest first, ties to the lower place."""
-    best = queries.new_full((len(queries), 0), 0.0)
-    places = torch.zeros(len(queries), 0, dtype=torch.int64, device=queries.device)
-    start = 0
+    found = [NearestRows(part, count=count) for part in queries.split(_QUERIES)]
+    done = 0
     with ProgressBar(total, desc="neighbours among train images") as bar:
         for part in bank:
             rows = torch.from_numpy(part).to(queries.device)
-            merged = [
-                _merge(query, rows, known, where, start=start, count=count)
-                for query, known, where in zip(*(tensor.split(_QUERIES) for tensor in (queries, best, places)))
-            ]
-            best, places = (torch.cat(tensors) for tensors in zip(*merged))
-            start += len(rows)
-            bar.update(start)
-    return best, places
-
-
-def _merge(
-    queries: Tensor, rows: Tensor, known: Tensor, places: Tensor, *, start: int, count: int
-) -> tuple[Tensor, Tensor]:
-    """What is nearest among the known ones and the rows from `start` on."""
-    found = torch.arange(start, start + len(rows), device=rows.device).expand(len(queries), -1)
-    # Places of earlier rows are lower, and stand first.
-    values, places = torch.cat([known, queries @ rows.T], dim=1), torch.cat([places, found], dim=1)
-    kept = top_places(values, min(count, values.shape[1]))
-    return values.gather(1, kept), places.gather(1, kept)
+            for one in found:
+                one.add(rows)
+            done += len(rows)
+            bar.update(done)
+    return torch.cat([one.values for one in found]), torch.cat([one.places for one in found])
 
 
 def _accuracies(ranked: Mapping[int, Tensor], labels: np.ndarray, *, num_classes: int, total: int) -> dict[str, float]:

@@ -9,6 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 
+from evaluation.precision_recall import area_below_envelope
 from utils.errors import DataError
 from utils.seeding import numpy_generator
 
@@ -67,8 +68,7 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
     found = np.cumsum(positive[order])
     last_of_equals = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
     found, taken = found[last_of_equals], last_of_equals + 1
-    envelope = np.maximum.accumulate((found / taken)[::-1])[::-1]
-    return float((np.diff(found, prepend=0) * envelope).sum() / found[-1])
+    return float(area_below_envelope(found / taken, found, total=found[-1]))
 
 
 def choose_cost(features: np.ndarray, labels: np.ndarray, settings: SvmSettings) -> tuple[float, list[float]]:

@@ -25,7 +25,7 @@ from data.derived import readable
 from data.label_maps import LabelMapError, expected_shape, label_map_path, missing_label_maps, read_label_map
 from data.listing import ImageList, find_images
 from evaluation.map_scores import MapScore, MaskQuality, score_map, summarise
-from evaluation.truths import Truth, add_truth_arguments, chosen_truth, find_truth
+from evaluation.truths import Truth, add_truth_arguments, chosen_truth, find_truth, naming_truth_options
 from utils.cli import positive, shows_errors
 from utils.cores import available_cores
 from utils.errors import DataError, UserError
@@ -225,7 +225,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write the scores there too")
     arguments = parser.parse_args(argv)
     images = find_images(arguments.dataset_dir, split=arguments.split, subset=arguments.subset)
-    truth = chosen_truth(arguments) or find_truth(arguments.dataset_dir, arguments.split)
+    with naming_truth_options():
+        truth = chosen_truth(arguments) or find_truth(arguments.dataset_dir, arguments.split)
     count = min(arguments.limit or len(images), len(images))
     scores = score_types(
         images,

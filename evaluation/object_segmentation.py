@@ -23,22 +23,16 @@ from torch.utils.data import Dataset
 
 from data.cub import CubFolder
 from data.geometry import WHOLE, cut_image
+from data.images import read_image
+from data.label_maps import enlarge
 from data.listing import find_images
 from data.ragged import map_array, save_array
-from evaluation.calibration import prepare_images
-from evaluation.cluster_maps import enlarge
 from evaluation.features import chunk_path
-from evaluation.frozen import (
-    Pictures,
-    digest_of,
-    evaluation_folder,
-    load_frozen,
-    read_strictly,
-)
+from evaluation.frozen import Pictures, digest_of, evaluation_folder, load_frozen
 from evaluation.map_scores import best_overlaps, contingency
-from evaluation.reading import exact_kernels, read_in_order
+from evaluation.ordered_reading import exact_kernels, prepare_images, read_in_order, reading_strictly
 from evaluation.results import finish
-from evaluation.settings import Evaluator, TestData
+from evaluation.settings import Evaluator, JudgedData
 from evaluation.training import run_evaluator
 from evaluation.truths import Truth, find_truth
 from models.backbone import Trunk
@@ -56,7 +50,7 @@ _IMAGES_A_CHUNK = 256
 _PAIRWISE = 1024
 
 
-class ObjectData(TestData):
+class ObjectData(JudgedData):
     layout: Literal["images", "cub"] = Field(
         "images", description="Cub: Caltech-UCSD Birds-200-2011; images: any with its truth beside it."
     )
@@ -97,7 +91,9 @@ class SeenObjects(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, list[Tensor]]:
         path, name = self._objects.path_of(index), self._objects.names[index]
-        image, truths = read_strictly(path), self._objects.truth(name)
+        with reading_strictly():
+            image = read_image(path)
+        truths = self._objects.truth(name)
         if truths[0].shape != image.shape[:2]:
             (height, width), (h, w) = image.shape[:2], truths[0].shape
             raise DataError(

@@ -1,9 +1,10 @@
 """What an evaluation found: results.json in its folder, and tables of one or several."""
 
 import argparse
-import hashlib
+import logging
 import platform
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ import numpy as np
 import torch
 import torchvision
 
+from evaluation.backbones import weights_checksum
 from evaluation.settings import Evaluator
 from utils.distributed import is_main, world_size
 from utils.errors import UserError
 from utils.files import read_json, write_json
 
 RESULTS = "results.json"
+
+_log = logging.getLogger(__name__)
 
 
 def finish(
@@ -28,8 +32,11 @@ def finish(
     metrics: Mapping[str, float],
     *,
     details: Mapping[str, Any] | None = None,
+    steps: tuple[int, int] | None = None,
 ) -> None:
     """Write results.json and print the table; rank 0 alone does.
+
+    What `--max_steps` ended early is no result: it goes to results_STEP.json, with a warning.
 
     Args:
         folder: the evaluation's.
@@ -37,15 +44,16 @@ def finish(
         arguments: the command line; its config's name is the protocol's.
         metrics: what the table shows, as shares in [0, 1].
         details: numbers that the table leaves out, such as those of each class; JSON takes them.
+        steps: done, and in all, of what was trained.
     """
     if not is_main():
         return
     entry = {
         "program": program,
         "protocol": Path(arguments.cfg).stem,
-        "max_steps": arguments.max_steps,
+        "steps": steps,
         "weights": config.model.weights,
-        "weights_sha256": _checksum(config.model.weights),
+        "weights_sha256": weights_checksum(config.model.weights),
         "network": config.model.network,
         "metrics": {name: float(value) for name, value in metrics.items()},
         "details": dict(details or {}),
@@ -59,8 +67,12 @@ def finish(
             "torchvision": str(torchvision.__version__),
         },
     }
-    write_json(folder / RESULTS, entry)
-    print(f"\n{format_results([entry])}\n\n{folder / RESULTS}")
+    path = folder / RESULTS
+    if steps is not None and steps[0] < steps[1]:
+        path = folder / f"results_{steps[0]}.json"
+        _log.warning("--max_steps: %d of %d steps are done; --resume auto goes on from there", *steps)
+    write_json(path, entry)
+    print(f"\n{format_results([entry])}\n\n{path}")
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -82,12 +94,19 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 def format_results(entries: Sequence[Mapping[str, Any]]) -> str:
-    """A table of evaluations: one row a program, protocol and metric, one column for each of the weights."""
-    columns = list(dict.fromkeys(_name(entry) for entry in entries))
+    """A table of evaluations: one row a program, protocol and metric, one column for each of the weights, or for each time
+    that they were judged by one protocol.
+    """
+    columns: dict[str, None] = {}
     rows: dict[tuple[str, str], dict[str, float]] = {}
+    times: Counter[tuple[str, str]] = Counter()
     for entry in entries:
+        protocol, name = f"{entry['program']} {entry['protocol']}", _name(entry)
+        times[protocol, name] += 1
+        column = name if times[protocol, name] == 1 else f"{name} #{times[protocol, name]}"
+        columns[column] = None
         for metric, value in entry["metrics"].items():
-            rows.setdefault((f"{entry['program']} {entry['protocol']}", metric), {})[_name(entry)] = value
+            rows.setdefault((protocol, metric), {})[column] = value
     table = [["protocol", "metric", *columns]]
     table += [
         [protocol, metric, *(f"{100 * values[column]:.2f}" if column in values else "-" for column in columns)]
@@ -110,11 +129,3 @@ def _name(entry: Mapping[str, Any]) -> str:
     if not entry["weights"]:
         return "untrained"
     return entry["weights"] + (" (target)" if entry.get("network") == "target" else "")
-
-
-def _checksum(weights: str | None) -> str | None:
-    path = weights and (Path(weights) / "backbone.pth" if Path(weights).is_dir() else Path(weights))
-    if not path or not path.is_file():
-        return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

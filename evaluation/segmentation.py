@@ -4,6 +4,8 @@ python -m evaluation.segmentation --cfg voc12aug_fcn --weights runs/detconb/TIME
 torchrun --nproc_per_node=4 -m evaluation.segmentation --cfg cityscapes_fcn --weights r2o.pth
 """
 
+import utils.threads  # noqa: F401  isort: skip  before torch
+
 import argparse
 import sys
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ from evaluation.backbones import load_backbone
 from evaluation.confusion import count_pairs, read_scores
 from evaluation.results import finish
 from evaluation.segmentation_config import Part, SegmentationConfig, SegmentationData, Slide
-from evaluation.training import run_evaluator, test_batches, train_method
+from evaluation.training import judged_batches, judging, run_evaluator, train_method
 from models.backbone import Trunk
 from models.fcn import FCN, FCNHead, dilate
 from utils.distributed import all_reduce_sum, on_main, world_size
@@ -88,7 +90,7 @@ def evaluate(config: SegmentationConfig, arguments: argparse.Namespace, device: 
         data.crop, data.size, data.scale, data.max_class_share, data.flip_probability, data.distortion
     )
     method = make_segmenter(config)
-    run = train_method(
+    trained = train_method(
         "segmentation",
         method,
         SegmentationViews(train, spec=spec, seed=config.seed),
@@ -97,7 +99,8 @@ def evaluate(config: SegmentationConfig, arguments: argparse.Namespace, device: 
         device,
         prepare=prepare_views,
     )
-    counts = count_all(method.fcn, WholeSegmentations(test, size=data.size), config, device)
+    with judging():
+        counts = count_all(method.fcn, WholeSegmentations(test, size=data.size), config, device)
     scores = read_scores(counts)
     names = data.class_names
     details = {
@@ -106,7 +109,7 @@ def evaluate(config: SegmentationConfig, arguments: argparse.Namespace, device: 
         "recall": {name: value for name, value in zip(names, scores.recall.tolist()) if value == value},
     }
     metrics = {"mIoU": scores.mean_iou, "mean accuracy": scores.mean_recall, "pixel accuracy": scores.accuracy}
-    finish(run.folder, "segmentation", config, arguments, metrics, details=details)
+    finish(trained.folder, "segmentation", config, arguments, metrics, details=details, steps=trained[1:])
 
 
 def read_images(data: SegmentationData, parts: list[Part]) -> SegmentedImages:
@@ -149,7 +152,7 @@ def count_all(fcn: FCN, dataset: WholeSegmentations, config: SegmentationConfig,
     fcn.eval()
     data, num_classes = config.data, len(config.data.class_names)
     total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
-    batches = test_batches(
+    batches = judged_batches(
         dataset,
         batch_size=data.val_batch_size,
         workers=data.data_workers,

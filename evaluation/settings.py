@@ -27,13 +27,13 @@ class Network(Section):
     )
 
 
-class TestData(Section):
+class JudgedData(Section):
     dir: str = Field(description="The dataset's folder.")
     data_workers: int = Field(4, ge=0, description="Worker processes that read images, for each process.")
     val_batch_size: int = Field(32, ge=1, description="Images a process and batch where nothing is trained.")
 
 
-class TrainData(TestData):
+class TrainData(JudgedData):
     train_batch_size: int = Field(32, ge=1, description="Images a process and micro-batch.")
     max_bad_fraction: float = Field(
         0.0, ge=0, le=1, description="Share of unreadable images past which training stops."
@@ -72,6 +72,12 @@ class Solver(Section):
             raise ValueError(f"optimizer.milestones: {self.milestones} must rise and stay below the length: {length}")
         if self.milestones and self.schedule != "steps":
             raise ValueError(f"optimizer.milestones: {self.milestones}, but optimizer.schedule: {self.schedule}")
+        if self.final_lr and self.schedule not in ("cosine", "poly"):
+            raise ValueError(f"optimizer.final_lr: {self.final_lr}, but optimizer.schedule: {self.schedule} has no end")
+        if self.total_steps is not None and self.warmup_steps > self.total_steps:
+            raise ValueError(
+                f"optimizer.warmup_steps: {self.warmup_steps} is more than optimizer.total_steps: {self.total_steps}"
+            )
         return self
 
 
@@ -79,7 +85,7 @@ class Evaluator(Section):
     """What every evaluator's config has."""
 
     model: Network = Network()
-    data: TestData
+    data: JudgedData
     amp: Amp = Amp()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()

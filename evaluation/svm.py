@@ -23,7 +23,7 @@ from data.voc import VOC_CLASSES, VocFolder
 from evaluation.frozen import FeatureFiles, FrozenEvaluator, Pictures, digest_of, evaluation_folder, load_frozen
 from evaluation.linear_svm import SvmSettings
 from evaluation.results import finish
-from evaluation.settings import TestData
+from evaluation.settings import JudgedData
 from evaluation.svm_classes import FewShots, SvmClasses
 from evaluation.training import run_evaluator
 from models.pooled_level import PooledLevel
@@ -34,7 +34,7 @@ from utils.errors import DataError
 Count = Annotated[int, Field(ge=1)]
 
 
-class SvmData(TestData):
+class SvmData(JudgedData):
     train_split: str = Field("trainval", description="List of ImageSets/Main that SVMs are fitted to.")
     test_split: str = Field("test", description="List that they are judged on.")
     classes: list[str] = Field(list(VOC_CLASSES), min_length=2, description="Names of the classes.")
@@ -49,6 +49,9 @@ class Svm(Section):
     difficult: Literal["negative", "left_out"] = Field(
         "negative",
         description="Training images whose label is difficult to tell; testing always leaves them out. Negative as released.",
+    )
+    processes: int | None = Field(
+        None, ge=1, description="Processes that fit, of each that torchrun starts; empty takes its share of the cores."
     )
 
 
@@ -76,16 +79,18 @@ def evaluate(config: SvmConfig, arguments: argparse.Namespace, device: torch.dev
     with evaluation_folder("svm", config, arguments, keep=config.features.keep) as folder:
         work = _embed(config, voc, splits, folder / "work", device)
         labels = {split: labels for split, (_, labels) in splits.items()}
-        key = digest_of(config.svm, config.low_shot, config.seed, *(part.tobytes() for part in labels.values()))
+        fitted = config.svm.model_dump(exclude={"processes"})
+        key = digest_of(fitted, config.low_shot, config.seed, *(part.tobytes() for part in labels.values()))
         jobs = SvmClasses(
             work,
             work / f"classes-{key}",
             voc.classes,
             train_labels=labels["train"],
             test_labels=labels["test"],
-            settings=SvmSettings(**config.svm.model_dump(exclude={"difficult"}), seed=config.seed),
+            settings=SvmSettings(**config.svm.model_dump(exclude={"difficult", "processes"}), seed=config.seed),
             difficult=config.svm.difficult,
             low_shot=config.low_shot and FewShots(tuple(config.low_shot.shots), config.low_shot.samples),
+            processes=config.svm.processes,
         )
         on_main(jobs.check)
         jobs.run()

@@ -45,6 +45,7 @@ class SvmClasses:
         settings: how they are fitted.
         difficult: what difficult training images are: "negative" or "left_out".
         low_shot: None fits to all training images.
+        processes: how many fit at a time; None takes this process' share of the cores.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class SvmClasses:
     settings: SvmSettings
     difficult: str
     low_shot: FewShots | None
+    processes: int | None = None
 
     def check(self) -> None:
         """Say which class cannot be judged before hours go into the others.
@@ -165,8 +167,8 @@ def _summarise_few(jobs: SvmClasses, results: list[dict]) -> tuple[dict[str, flo
 
 
 def _in_processes(jobs: SvmClasses, places: Sequence[int]) -> Iterator[None]:
-    """Call it for each place, on this process' share of the cores."""
-    workers = min(available_cores(), len(places))
+    """Call it for each place, in as many processes as it asks for."""
+    workers = min(jobs.processes or available_cores(), len(places))
     if workers <= 1:
         yield from map(jobs, places)
         return
@@ -175,7 +177,8 @@ def _in_processes(jobs: SvmClasses, places: Sequence[int]) -> Iterator[None]:
         yield from pool.map(jobs, places)
     except BrokenProcessPool as error:
         raise UserError(
-            "a process that fits SVMs was killed, perhaps for lack of memory: --resume auto goes on where this one stopped"
+            f"one of {workers} processes that fit SVMs was killed, perhaps for lack of memory: --resume auto goes on where "
+            f"this one stopped, and --set svm.processes={max(1, workers // 2)} takes less"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

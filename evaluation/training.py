@@ -1,18 +1,20 @@
 """What the evaluators have in common: a command line, training on labels by the loop of pretraining, test sets."""
 
 import argparse
+import json
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
-from data.images import UnreadableImage
-from data.loader import Loader, plain_errors
+from data.loader import Loader
 from data.readers import reader_start
 from data.sampler import EpochSampler
 from data.views import collate as collate_items
@@ -21,13 +23,15 @@ from engine.loop import Plan, train_epochs
 from engine.optimizers import build_optimizer
 from engine.place import find_run, note_run
 from engine.precision import Precision, memory_format
-from engine.run import Run
+from engine.run import Run, stops_at_once
 from engine.schedules import rate_schedule
+from evaluation.backbones import hold_weights
+from evaluation.ordered_reading import reading_strictly
 from evaluation.settings import Evaluator, Solver, TrainedEvaluator
 from utils.cli import run_main
 from utils.config import dump_config
-from utils.distributed import is_main, rank, world_size
-from utils.errors import DataError
+from utils.distributed import all_reduce_sum, is_main, rank, world_size
+from utils.errors import plain_errors
 from utils.files import atomic_write_bytes
 from utils.log import setup_logging
 from utils.method import Progress
@@ -35,6 +39,14 @@ from utils.progress import ProgressBar
 from utils.sync_batch_norm import convert_sync_batchnorm
 
 Collate = Callable[[list[dict]], dict]
+
+
+class Trained(NamedTuple):
+    """A run that came to its end, or to `--max_steps`."""
+
+    folder: Path
+    steps: int
+    total_steps: int
 
 
 def run_evaluator(
@@ -61,7 +73,7 @@ def train_method(
     *,
     prepare: Callable[[dict], dict] = lambda batch: batch,
     collate: Collate = collate_items,
-) -> Run:
+) -> Trained:
     """Train a method on labels, in place, from its newest checkpoint on; every process calls it.
 
     Args:
@@ -70,7 +82,7 @@ def train_method(
         dataset: takes (epoch, index), gives what `collate` takes.
         prepare: a batch's normalisation, on the device.
     Returns:
-        The run; its checkpoints and log are written.
+        The run's folder, and how far the run came; the method's BatchNorm statistics are the same on every process.
     """
     settings, solver = config.data, config.optimizer
     sampler = EpochSampler(
@@ -98,7 +110,9 @@ def train_method(
         find_run(f"evaluation/{name}", config, out=arguments.out, resume=arguments.resume),
         config,
         steps_per_epoch=steps_per_epoch,
+        long_in_epochs=solver.total_steps is None,
     )
+    hold_weights(run.folder, config.model)
     run.log.text(
         f"{len(dataset)} images, {world_size()} processes on {device.type}, {plan.last_step} of {total_steps} steps; "
         f"everything goes to {run.folder}"
@@ -115,10 +129,31 @@ def train_method(
         learning_rate=_learning_rate(config, steps_per_epoch, total_steps),
         schedules={},
     )
+    # Set here and not by the loop: a frozen backbone stays in eval mode by its method's own `train`.
+    method.train()
     for _ in epochs:
         pass
+    share_statistics(method)
     run.log.close()
-    return run
+    return Trained(run.folder, max(run.first_step, plan.last_step), total_steps)
+
+
+@contextmanager
+def judging() -> Iterator[None]:
+    """What comes after training: asked to stop, it ends at once, with the code that says to come back; all it takes is time."""
+    # Test images come in ever new sizes, for each of which the fastest kernels would be looked for.
+    torch.backends.cudnn.benchmark = False
+    with stops_at_once():
+        yield
+
+
+@torch.no_grad()
+def share_statistics(method: nn.Module) -> None:
+    """The mean of all processes' BatchNorm statistics, which differ where training did not synchronise them."""
+    for layer in method.modules():
+        if isinstance(layer, _BatchNorm) and layer.track_running_stats:
+            for statistic in (layer.running_mean, layer.running_var):
+                statistic.copy_(all_reduce_sum(statistic) / world_size())
 
 
 def open_folder(name: str, config: Evaluator, arguments: argparse.Namespace) -> Path:
@@ -132,10 +167,11 @@ def open_folder(name: str, config: Evaluator, arguments: argparse.Namespace) -> 
     if is_main():
         atomic_write_bytes(place.folder / "config.yaml", dump_config(config).encode())
         note_run(place, config)
+    hold_weights(place.folder, config.model)
     return place.folder
 
 
-def test_batches(
+def judged_batches(
     dataset: Dataset, *, batch_size: int, workers: int, device: torch.device, collate: Collate, desc: str
 ) -> Iterator[dict]:
     """This process' share of a test set, in order: every world_size()-th item, from its rank on.
@@ -172,10 +208,8 @@ class _Strict(Dataset):
         self._dataset = dataset
 
     def __getitem__(self, index: int) -> dict:
-        try:
+        with reading_strictly():
             return self._dataset[index]
-        except UnreadableImage as error:
-            raise DataError(f"{error}: test images must all be there; copy it again") from error
 
 
 def _add_weights(parser: argparse.ArgumentParser) -> None:
@@ -184,7 +218,8 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         dest="overrides",
         action="append",
-        type="model.weights={}".format,
+        # Quoted, or a name such as 20261122_003000 would be a number to YAML.
+        type=lambda path: f"model.weights={json.dumps(path)}",
         default=[],
         help="a run's folder, or any checkpoint that evaluation.convert reads; without it the backbone is untrained",
     )

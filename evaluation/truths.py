@@ -5,6 +5,8 @@ import contextlib
 import io
 import re
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -127,11 +129,15 @@ def _read_labels(path: Path) -> np.ndarray:
     return values.astype(np.uint8) if values.dtype == bool else values
 
 
+class NoTruth(DataError):
+    """Nothing beside the images says what is in them."""
+
+
 def find_truth(dataset_dir: str | Path, split: str) -> Truth:
     """What lies beside the images: annotations/instances_SPLIT.json, or instances_SPLIT2017.json as COCO's, or segments/SPLIT.
 
     Raises:
-        DataError: nothing does.
+        NoTruth: nothing does.
     """
     folder = Path(dataset_dir)
     files = [folder / "annotations" / f"instances_{name}.json" for name in (split, f"{split}2017")]
@@ -140,9 +146,7 @@ def find_truth(dataset_dir: str | Path, split: str) -> Truth:
             return CocoObjects(file)
     if (folder / "segments" / split).is_dir():
         return HumanSegments(folder / "segments" / split)
-    raise DataError(
-        f"{folder}: neither annotations/{files[0].name} nor segments/{split} there; give --annotations or --segments"
-    )
+    raise NoTruth(f"{folder}: neither annotations/{files[0].name} nor segments/{split} there")
 
 
 def add_truth_arguments(parser: argparse.ArgumentParser) -> None:
@@ -150,6 +154,15 @@ def add_truth_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--annotations", metavar="FILE", help="COCO's instances_*.json of these images")
     group.add_argument("--segments", metavar="DIR", help="human segmentations of the split, {stem}_K.png or {stem}.png")
+
+
+@contextmanager
+def naming_truth_options() -> Iterator[None]:
+    """The context of a program with --annotations and --segments, which NoTruth's message then names."""
+    try:
+        yield
+    except NoTruth as error:
+        raise NoTruth(f"{error}; give --annotations or --segments") from None
 
 
 def chosen_truth(arguments: argparse.Namespace) -> Truth | None:

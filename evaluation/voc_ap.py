@@ -7,6 +7,7 @@ import numpy as np
 
 from data.object_sets import ImageObjects
 from evaluation.coco_ap import Found, Scores
+from evaluation.precision_recall import area_below_envelope, upper_envelope
 from utils.errors import DataError
 
 THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
@@ -93,16 +94,12 @@ def match_class(truths: Mapping[int, ImageObjects], found: Mapping[int, Found], 
 def average_precision(matches: Matches, *, eleven_points: bool) -> np.ndarray:
     """(T,) average precision at each threshold; 0 where nothing was found."""
     hits, misses = matches.hits.cumsum(0), matches.misses.cumsum(0)
-    recall = hits / matches.objects
     # Before the first hit or miss, detections found difficult objects alone.
     precision = hits / np.maximum(hits + misses, np.finfo(np.float64).eps)
-    # The best precision at this recall or a greater one.
-    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     if not eleven_points:
-        gains = np.diff(recall, axis=0, prepend=0)
-        return (gains * envelope).sum(0)
-    reached = recall[:, None] >= _RECALLS[:, None]
-    return (reached * envelope[:, None]).max(0, initial=0.0).mean(0)
+        return area_below_envelope(precision, hits, total=matches.objects)
+    reached = (hits / matches.objects)[:, None] >= _RECALLS[:, None]
+    return (reached * upper_envelope(precision)[:, None]).max(0, initial=0.0).mean(0)
 
 
 def box_overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -130,7 +130,7 @@ def make_trunk(type: str, *, pretrained: bool | str = False, **tiny: Any) -> Tru
             )
         resnet = TinyResNet(**tiny)
     else:
-        builders = [b for b in torchvision.models.list_models(torchvision.models) if _is_resnet(b)]
+        builders = list_resnets()
         if type not in builders:
             raise ValueError(f"model.backbone.type: {type!r} is not one of resnet_tiny, {', '.join(sorted(builders))}")
         # Residual branches keep torchvision's default start: zero_init_residual is off in the published runs.
@@ -141,8 +141,10 @@ def make_trunk(type: str, *, pretrained: bool | str = False, **tiny: Any) -> Tru
     return trunk
 
 
-def _is_resnet(name: str) -> bool:
-    return name.startswith(("resnet", "resnext", "wide_resnet"))
+def list_resnets() -> list[str]:
+    """What `make_trunk` takes of torchvision's models, by name."""
+    names = torchvision.models.list_models(torchvision.models)
+    return [name for name in names if name.startswith(("resnet", "resnext", "wide_resnet"))]
 
 
 def load_trunk(trunk: Trunk, path: str) -> None:

@@ -7,6 +7,38 @@ from torch import Tensor
 _SPARE = 8
 
 
+class NearestRows:
+    """The rows of a bank with the largest inner products, while the bank comes block by block.
+
+    Attributes:
+        values: (Q, C) inner products of those found so far, largest first; C is `count`, or fewer while there are no more rows.
+        places: (Q, C) int64, where they are in the bank; of equal ones the lower place comes first.
+
+    Args:
+        queries: (Q, D). One that is not finite has no neighbour: its values are not finite.
+        own: (Q,) int64 place of each query in the bank, whose value is -inf; -1 where it is not there. None: it never is.
+        count: rows to find for a query.
+    """
+
+    def __init__(self, queries: Tensor, *, own: Tensor | None = None, count: int):
+        self._queries, self._count, self._start = queries, count, 0
+        self._own = torch.full((len(queries),), -1, device=queries.device) if own is None else own
+        self.values = queries.new_empty(len(queries), 0)
+        self.places = self._own.new_empty(len(queries), 0)
+
+    @torch.no_grad()
+    def add(self, rows: Tensor) -> None:
+        """The bank's next (P, D) rows; those that are not finite have the value -inf."""
+        similarity = _similarity(self._queries, rows, self._own - self._start)
+        best = top_places(similarity, min(self._count, similarity.shape[1]))
+        # Places of earlier blocks are lower, and stand first.
+        values = torch.cat([self.values, similarity.gather(1, best)], dim=1)
+        places = torch.cat([self.places, best + self._start], dim=1)
+        kept = top_places(values, min(self._count, values.shape[1]))
+        self.values, self.places = values.gather(1, kept), places.gather(1, kept)
+        self._start += len(rows)
+
+
 @torch.no_grad()
 def nearest(queries: Tensor, bank: Tensor, *, own: Tensor, count: int, block: int) -> Tensor:
     """The features of a bank with the largest inner products, by brute force.
@@ -25,18 +57,11 @@ def nearest(queries: Tensor, bank: Tensor, *, own: Tensor, count: int, block: in
     Source: ORL, the released tools/coco_knn_image_retrieval.ipynb. Differs: that drops whatever comes first as the image
     itself, which with duplicates may be another.
     """
-    values = queries.new_empty(len(queries), 0)
-    places = own.new_empty(len(queries), 0)
+    found = NearestRows(queries, own=own, count=count + _SPARE)
     for start in range(0, len(bank), block):
-        similarity = _similarity(queries, bank[start : start + block], own - start)
-        best = top_places(similarity, min(count + _SPARE, similarity.shape[1]))
-        # Places of earlier blocks are lower, and stand first.
-        values = torch.cat([values, similarity.gather(1, best)], dim=1)
-        places = torch.cat([places, best + start], dim=1)
-        kept = top_places(values, min(count + _SPARE, values.shape[1]))
-        values, places = values.gather(1, kept), places.gather(1, kept)
+        found.add(bank[start : start + block])
     # Nothing about a query that is not finite is, and -inf marks what must not be chosen.
-    ordered = _order(queries, bank, places, values.isfinite())[:, :count]
+    ordered = _order(queries, bank, found.places, found.values.isfinite())[:, :count]
     return torch.cat([ordered, ordered.new_full((len(queries), count - ordered.shape[1]), -1)], dim=1)
 
 

@@ -196,9 +196,11 @@ class RegionHeads(RoIHeads):
     ) -> Tensor:
         on_object = [own > 0 for own in labels]
         boxes = [own[rows] for own, rows in zip(proposals, on_object)]
+        if not any(map(len, boxes)):
+            # BatchNorm, perhaps of all processes together, needs a region to look at even where there is no object.
+            anywhere = [boxes[0].new_tensor([[0.0, 0.0, 1.0, 1.0]]), *boxes[1:]]
+            return 0 * self.masks(features, anywhere, labels[0].new_ones(1)).sum()
         logits = self.masks(features, boxes, torch.cat([own[rows] for own, rows in zip(labels, on_object)]))
-        if not len(logits):
-            return logits.sum()
         truth = [
             _cut_masks(target["masks"], own[rows], box, size=logits.shape[-1])
             for target, own, rows, box in zip(targets, matched, on_object, boxes)

@@ -42,7 +42,8 @@ def test_no_file_has_two_jobs():
     long = {
         path.relative_to(ROOT).as_posix(): count
         for path in ROOT.glob("*/**/*.py")
-        if not {".venv", "tests"} & set(path.relative_to(ROOT).parts) and (count := len(path.read_text().splitlines())) > 270
+        if not {".venv", "tests"} & set(path.relative_to(ROOT).parts)
+        and (count := len(path.read_text().splitlines())) > 270
     }
     assert long == {}
 

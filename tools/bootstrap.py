@@ -17,8 +17,8 @@ from data.derived import is_complete, read_meta, write_meta
 from data.label_maps import generation_type, missing_label_maps
 from data.listing import ImageList
 from engine.run import stops_at_once
-from evaluation.cluster_maps import Clustering, frozen_layers
 from models.backbone import Trunk
+from tools.cluster_maps import Clustering, frozen_layers
 from tools.group_maps import GroupMaps, why_unreadable
 from tools.jobs import make_together, writing
 from utils.distributed import barrier, gather_objects, is_main, rank, world_size

@@ -6,15 +6,18 @@ What is done already is not done again; what was stopped goes on.
 """
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
 import yaml
 
+from evaluation.backbones import run_folder, weights_checksum
 from evaluation.results import RESULTS, format_results, read_results
 from tools.demo import DATA, run_python
 from tools.make_eval_data import make_eval_data
 from utils.cli import shows_errors
+from utils.files import read_json
 
 # Program and its config, in the order of their time.
 PROTOCOLS = {
@@ -33,23 +36,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--method", default="detconb", help="whose demo")
     parser.add_argument("--only", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS), metavar="PROGRAM")
     arguments = parser.parse_args(argv)
-    run = Path("runs/demo") / arguments.method
-    # ORL's last stage has a folder of its own.
-    run = run / "stage3" if (run / "stage3").is_dir() else run
+    run = run_folder(Path("runs/demo") / arguments.method)
     if not (run / "backbone.pth").is_file():
         print(f"No backbone in {run}: pretraining first.", flush=True)
         code = run_python("-m", "tools.demo", "--method", arguments.method)
         if code:
             return code
+        run = run_folder(Path("runs/demo") / arguments.method)
     make_eval_data(DATA, DATA / "layouts")
     entries = []
     for program in arguments.only:
         for protocol in PROTOCOLS[program]:
             for weights in (None, run):
                 folder = (
-                    Path("runs/eval-demo") / arguments.method / protocol / ("pretrained" if weights else "untrained")
+                    Path("runs/eval-demo")
+                    / arguments.method
+                    / program
+                    / protocol
+                    / ("pretrained" if weights else "untrained")
                 )
-                if not (folder / RESULTS).is_file():
+                if not _is_done(folder, weights):
                     code = run_python("-m", f"evaluation.{program}", *_arguments(protocol, folder, run, weights))
                     if code:
                         return code
@@ -57,6 +63,14 @@ def main(argv: list[str] | None = None) -> int:
     print(f"\nAll in per cent; the same evaluators on both, {run} as pretrained without labels:\n")
     print(format_results(entries))
     return 0
+
+
+def _is_done(folder: Path, weights: Path | None) -> bool:
+    """Whether there are results of today's weights; what is left of others is removed."""
+    note = folder / "weights.json"
+    if note.is_file() and read_json(note)["sha256"] != weights_checksum(weights and str(weights)):
+        shutil.rmtree(folder)
+    return (folder / RESULTS).is_file()
 
 
 def _arguments(protocol: str, folder: Path, run: Path, weights: Path | None) -> list[str]:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from data.derived import readable
 from data.images import UnreadableImage, read_image
-from data.label_maps import generation_type, label_map_path, missing_label_maps, write_label_map
+from data.label_maps import enlarge, generation_type, label_map_path, missing_label_maps, write_label_map
 from data.listing import ImageList
-from evaluation.cluster_maps import Clustering, WholeImages, cell_features, cluster_cells, enlarge
-from evaluation.reading import exact_kernels, read_in_order
+from evaluation.ordered_reading import exact_kernels, read_in_order
+from tools.cluster_maps import Clustering, WholeImages, cell_features, cluster_cells
 from tools.jobs import Summary, writing
 from utils.errors import UserError
 from utils.progress import ProgressBar

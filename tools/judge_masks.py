@@ -9,7 +9,7 @@ from pathlib import Path
 
 from evaluation.map_scores import MaskQuality
 from evaluation.mask_quality import format_scores, score_complete
-from evaluation.truths import Truth, add_truth_arguments, chosen_truth, find_truth
+from evaluation.truths import Truth, add_truth_arguments, chosen_truth, find_truth, naming_truth_options
 from tools.pictures import spread
 from tools.visualize_masks import find_run_masks
 from utils.cli import positive, shows_errors
@@ -38,7 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     add_truth_arguments(parser)
     parser.add_argument("--limit", type=positive, metavar="N", help="only N images, evenly spaced over the listing")
     arguments = parser.parse_args(argv)
-    print(format_scores(judge_masks(arguments.run, truth=chosen_truth(arguments), limit=arguments.limit)))
+    with naming_truth_options():
+        scores = judge_masks(arguments.run, truth=chosen_truth(arguments), limit=arguments.limit)
+    print(format_scores(scores))
     return 0
 
 

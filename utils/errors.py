@@ -1,5 +1,8 @@
 """What ends a run early, and the exit code that tells a script or a scheduler why."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 PREEMPTED = 75
 
 
@@ -25,3 +28,15 @@ class Preempted(Exception):
     """The run was asked to stop and has saved itself; the same command resumes it."""
 
     exit_code = PREEMPTED
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """A worker's error comes with the worker's traceback in its message; what the user needs is its last line, without the
+    error's name.
+    """
+    try:
+        yield
+    except UserError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise type(error)(last.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None

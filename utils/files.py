@@ -1,5 +1,6 @@
 """Files that are whole or absent, whatever moment the process is killed at."""
 
+import hashlib
 import json
 import os
 import secrets
@@ -47,6 +48,15 @@ def read_json(path: str | os.PathLike) -> object:
 def write_json(path: str | os.PathLike, obj: object) -> None:
     """Write `obj` as indented JSON, replacing an earlier file in one step."""
     atomic_write_bytes(path, (json.dumps(obj, indent=1) + "\n").encode("utf-8"))
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """A file's SHA-256, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import safetensors.torch
 from safetensors import SafetensorError
 
+from data.safe_pickle import UnsafePickle, unpickle
 from engine.checkpoint import load_checkpoint
-from evaluation.checkpoints.pickles import Refused, load_arrays
-from utils.errors import UserError
+from utils.errors import DataError, UserError
 
 # What torch.save wrote before it wrote ZIP files begins with a pickle of this number.
 _TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -60,14 +60,11 @@ def _read_torch(path: Path) -> Any:
 
 def _unpickle(data: bytes, *, where: Path) -> Any:
     try:
-        return load_arrays(data)
-    except Refused as refused:
-        raise UserError(
-            f"{where} asks for {refused}, which arrays do not need and which could run code: it is not read. Save its state "
-            "dicts alone where you trust it"
-        ) from None
-    except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
-        raise UserError(f"{where} is damaged ({type(error).__name__}: {error}); copy it again") from error
+        return unpickle(data, where=where)
+    except UnsafePickle as error:
+        raise UserError(f"{error}. Save its state dicts alone where you trust it") from None
+    except DataError as error:
+        raise UserError(f"{error}. Copy it again") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

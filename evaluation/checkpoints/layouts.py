@@ -46,7 +46,8 @@ def find_layout(keys: Collection[str], *, container: str | None, beside: dict[st
     config = beside.get("config")
     clusters = isinstance(config, dict) and "clustering" in config or any(key.startswith("_fpn.") for key in keys)
     if "detconb" in fitting and not clusters:
-        return fitting["detconb"]
+        is_either = "r2o" in fitting and not isinstance(config, dict)
+        return fitting["detconb"]._replace(whose=_EITHER) if is_either else fitting["detconb"]
     return next(iter(fitting.values()), None)
 
 
@@ -99,6 +100,7 @@ def _of_detectron2(key: str) -> str:
     return _with_pyramid(key)
 
 
+_EITHER = "the released R2O or DetCon-B, which have the same keys"
 _R2O = (
     _trunk(r"online_network\.encoder\.", "online", _of_sequence),
     _trunk(r"target_network\.encoder\.", "target", _of_sequence),

@@ -8,14 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.checkpoint import own_float32
 from evaluation.checkpoints.files import read_file
 from evaluation.checkpoints.layouts import LAYOUTS, NECK_KEY, TRUNK_KEY, Layout, Part, find_layout
-from evaluation.checkpoints.trunks import check_trunk, list_keys, own_float32
+from evaluation.checkpoints.trunks import check_finite, check_trunk, list_keys
 from utils.errors import UserError
 
 NAMES = tuple(layout.name for layout in LAYOUTS)
 # Where files keep their state dict.
 _CONTAINERS = ("method", "state_dict", "model")
+# What DistributedDataParallel and torch.compile put before every key, in any order.
+_WRAPPERS = ("module.", "_orig_mod.")
 
 
 class Weights(NamedTuple):
@@ -27,11 +30,12 @@ class Weights(NamedTuple):
     """
 
     layout: str  # one of NAMES
+    whose: str  # the layout in words
     architecture: str  # as make_trunk names it
     trunk: dict[str, Tensor]  # torchvision's names without fc, float32, on the CPU
     neck: dict[str, Tensor]  # float32, on the CPU
     settings: dict[str, Any] | None  # of make_trunk, where the file is a checkpoint of ours
-    ignored: dict[str, list[str]]  # why -> keys of the file, without `module.`
+    ignored: dict[str, list[str]]  # why -> keys of the file, without `module.` and `_orig_mod.`
 
 
 def read_checkpoint(path: str | os.PathLike, *, source: str = "auto", network: str = "online") -> Weights:
@@ -43,7 +47,8 @@ def read_checkpoint(path: str | os.PathLike, *, source: str = "auto", network: s
         network: "online" or "target", where the file has both.
     Raises:
         UserError: no such file, not whole, not of `source` (saying what it looks like), without that network, with a trunk that
-            is not whole, with two copies of one network that differ, or with keys that nothing is known of; by name.
+            is not whole or not finite, with two copies of one network that differ, or with keys that nothing is known of, by
+            name.
     """
     if source != "auto" and source not in NAMES:
         raise UserError(f"--from {source}: not one of auto, {', '.join(NAMES)}")
@@ -64,7 +69,8 @@ def read_checkpoint(path: str | os.PathLike, *, source: str = "auto", network: s
     trunk = {name: entry.value for name, entry in own.items() if TRUNK_KEY.fullmatch(name)}
     architecture, trunk = check_trunk(trunk, where=str(path))
     neck = {name: own_float32(entry.value) for name, entry in own.items() if NECK_KEY.fullmatch(name)}
-    return Weights(layout.name, architecture, trunk, neck, _settings(layout, beside), ignored)
+    check_finite(neck, where=str(path))
+    return Weights(layout.name, layout.whose, architecture, trunk, neck, _settings(layout, beside), ignored)
 
 
 class _State(NamedTuple):
@@ -85,7 +91,7 @@ class _SortedOut(NamedTuple):
 
 
 def _find_state(content: Any, *, where: str) -> _State:
-    """The state dict in what a file holds, without the prefix that DistributedDataParallel gives."""
+    """The state dict in what a file holds, without the prefixes that wrappers give."""
     if not isinstance(content, dict):
         raise UserError(f"{where}: holds a {type(content).__name__}, where a state dict is needed")
     container = next((name for name in _CONTAINERS if isinstance(content.get(name), dict)), None)
@@ -96,9 +102,16 @@ def _find_state(content: Any, *, where: str) -> _State:
     state = {key: value for key, value in state.items() if key not in beside and isinstance(key, str)}
     if not state:
         raise UserError(f"{where}: no weights in it, only {list_keys([str(key) for key in beside]) or 'nothing'}")
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return _State({key: torch.as_tensor(value) for key, value in state.items()}, container, beside)
+    while prefix := next((one for one in _WRAPPERS if all(key.startswith(one) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return _State({key: _tensor(value) for key, value in state.items()}, container, beside)
+
+
+def _tensor(value: Tensor | np.ndarray) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    # PyTorch takes this machine's byte order alone, and warns of what is read-only.
+    return torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
 
 
 def _choose_layout(state: _State, *, source: str, where: str) -> Layout:
@@ -152,11 +165,18 @@ def _check_copies(sorted_out: _SortedOut, *, where: str) -> None:
     differing = []
     for network, name, copy in sorted_out.copies:
         original = sorted_out.networks.get(network, {}).get(name)
-        if original is None or not torch.equal(original.value, copy.value):
+        if original is None or not _is_same(original.value, copy.value):
             differing.append(f"{copy.key} (of {original.key if original else 'nothing'})")
         sorted_out.ignored.setdefault(f"copies of the {network} network, equal to it", []).append(copy.key)
     if differing:
         raise UserError(f"{where}: copies that differ from what they are of: {list_keys(differing)}; which is meant?")
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    """Whether they are equal, NaN to NaN too: copies of a network that diverged are copies."""
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _settings(layout: Layout, beside: dict[str, Any]) -> dict[str, Any] | None:

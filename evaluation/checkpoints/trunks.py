@@ -7,7 +7,8 @@ import torch
 import torchvision
 from torch import Tensor
 
-from models.backbone import TinyResNet
+from engine.checkpoint import own_float32
+from models.backbone import TinyResNet, list_resnets
 from utils.errors import UserError
 
 Shapes = dict[str, tuple[int, ...]]
@@ -44,19 +45,17 @@ def check_trunk(state: dict[str, Tensor], *, where: str) -> tuple[str, dict[str,
     if misfit.size:
         raise UserError(f"{where}: not a whole backbone of a known kind; {name} comes nearest, but {_describe(misfit)}")
     trunk = {key: own_float32(state[key]) if key in state else torch.zeros((), dtype=torch.int64) for key in blueprint}
-    for key, value in trunk.items():
+    check_finite(trunk, where=where)
+    return name, trunk
+
+
+def check_finite(state: dict[str, Tensor], *, where: str) -> None:
+    """Raises UserError, naming the first, where a value is NaN or infinite."""
+    for key, value in state.items():
         if not value.isfinite().all():
             raise UserError(
                 f"{where}: {key} is not finite: the run that wrote it had diverged; use an older checkpoint"
             )
-    return name, trunk
-
-
-def own_float32(value: Tensor) -> Tensor:
-    """A copy on the CPU that shares memory with nothing; integers stay what they are."""
-    value = value.detach().cpu()
-    dtype = torch.float32 if value.is_floating_point() else value.dtype
-    return value.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _nearest(shapes: Shapes) -> tuple[str, Shapes]:
@@ -64,11 +63,9 @@ def _nearest(shapes: Shapes) -> tuple[str, Shapes]:
     # torchvision's stems are 7 x 7.
     if stem[2:] == (3, 3) and stem[0] > 0:
         return "resnet_tiny", _tiny_shapes(shapes)
-    names = torchvision.models.list_models(torchvision.models)
-    names = [name for name in names if name.startswith(("resnet", "resnext", "wide_resnet"))]
     misfits = {}
     # Each takes its time to build; the usual ones have the shortest names.
-    for name in sorted(names, key=len):
+    for name in sorted(list_resnets(), key=len):
         misfits[name] = _compare(shapes, _torchvision_shapes(name)).size
         if misfits[name] == 0:
             break

@@ -14,13 +14,28 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
+_NEEDED = ("mmengine", "mmcv", "mmseg")
+
+
+def check_environment() -> None:
+    """Raises ModuleNotFoundError, saying where it stands how to make it, in an environment without MMSegmentation."""
+    absent = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if absent:
+        raise ModuleNotFoundError(
+            f"not installed: {', '.join(absent)}. MMSegmentation runs in an environment of its own: make it as "
+            f"{Path(__file__).with_name('README.md')} says under Environment, and use its Python"
+        )
+
 
 def replace_compiled_operations() -> bool:
     """Make `mmcv.ops` importable where mmcv has no compiled extension.
 
     Returns:
         Whether it was missing until now.
+    Raises:
+        ModuleNotFoundError: as `check_environment`.
     """
+    check_environment()
     if "mmcv._ext" in sys.modules or importlib.util.find_spec("mmcv._ext"):
         return False
     extension = types.ModuleType("mmcv._ext")
@@ -91,6 +106,10 @@ def load_config(
 
 
 def main() -> None:
+    try:
+        check_environment()
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"{Path(__file__).name}: {error}") from None
     from mmengine.config import DictAction
     from mmengine.runner import Runner
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from data.coco_objects import read_coco
+from data.coco_objects import coco_path, read_coco, require_scorable
 from data.object_sets import require_equal_classes
 from utils.errors import DataError
 
@@ -140,3 +140,22 @@ def test_other_classes_in_the_test_set_are_refused(folder):
     with pytest.raises(DataError, match="2 classes to train on and 1 to be tested on .* number 1 .*'cat' and None"):
         require_equal_classes(one, other)
     require_equal_classes(one, one)
+
+
+def test_a_test_sets_objects_must_have_what_they_are_judged_by(folder):
+    path = coco_path(folder([annotation(1, area=12)]), "train")
+    require_scorable(path, masks=True)
+    for key in ("area", "iscrowd", "segmentation"):
+        one = {name: value for name, value in annotation(4, area=12).items() if name != key}
+        folder([annotation(1, area=12), one])
+        with pytest.raises(DataError, match=f"annotation 4 has no {key}, without which"):
+            require_scorable(path, masks=True)
+    require_scorable(path, masks=False)
+    folder([])
+    with pytest.raises(DataError, match="no object in it"):
+        require_scorable(path, masks=False)
+
+
+def test_an_id_that_is_no_number_is_refused(folder):
+    with pytest.raises(DataError, match="the id 'seven' of one of its images is no whole number"):
+        read(folder([], images=[{"id": "seven", "file_name": "a.jpg", "height": 6, "width": 8}]))

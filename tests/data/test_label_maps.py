@@ -3,6 +3,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import zoom
 
 from data.derived import lacking_files
 from data.images import UnreadableImage
@@ -10,6 +11,7 @@ from data.label_maps import (
     LabelMapError,
     check_label_maps,
     dense_labels,
+    enlarge,
     expected_shape,
     find_defect,
     generation_type,
@@ -19,6 +21,7 @@ from data.label_maps import (
     write_label_map,
 )
 from data.listing import find_images
+from tests.models.published import load_reference
 from utils.errors import DataError
 
 
@@ -182,3 +185,18 @@ def test_few_images_are_read_to_see_that_maps_are_missing(folder, monkeypatch):
     with pytest.raises(DataError):
         check_label_maps(folder / "masks", "fh", find_images(folder))
     assert len(read) == 3
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_maps_are_enlarged_as_cyborgs_enlarges_them(case):
+    reference = load_reference("cyborgs_bootstrap.npz")
+    expected = reference[f"zoom{case}_out"].numpy()
+    assert (enlarge(reference[f"zoom{case}_in"].numpy(), expected.shape) == expected).all()
+
+
+# In the last two, pixels lie exactly between two cells.
+@pytest.mark.parametrize("shape, size", [((1, 4), (3, 9)), ((3, 1), (3, 1)), ((37, 12), (145, 23)), ((4, 2), (7, 4))])
+def test_maps_are_enlarged_as_scipy_does(shape, size):
+    labels = np.arange(shape[0] * shape[1]).reshape(shape)
+    expected = zoom(labels, (size[0] / shape[0], size[1] / shape[1]), order=0, mode="nearest")
+    assert (enlarge(labels, size) == expected).all()

@@ -128,7 +128,7 @@ def test_a_pickle_cannot_crash_the_program(tmp_path, name):
 def test_no_class_of_numpys_is_called(tmp_path):
     with pytest.raises(UnsafePickle, match="a call of numpy.ndarray"):
         load_pickle(dump(tmp_path / "a.pkl", Reduced(np.ndarray, (1,), np.dtype("i8"), b"A" * 8)))
-    for kind in ("O", "f8", "S8", "M8[s]", "V8"):
+    for kind in ("O", "c16", "S8", "M8[s]", "V8"):
         with pytest.raises(UnsafePickle, match="asks for values of type"):
             load_pickle(dump(tmp_path / "a.pkl", np.dtype(kind)))
 
@@ -142,7 +142,7 @@ def test_what_is_known_cannot_be_changed(tmp_path, named, state):
     with pytest.raises(UnsafePickle):
         load_pickle(tmp_path / "a.pkl")
     (tmp_path / "a.pkl").write_bytes(Changed(named, (None, None)).pickled())
-    with pytest.raises(UnsafePickle, match="a change of _"):
+    with pytest.raises(UnsafePickle, match=r"a change of \w+, which"):
         load_pickle(tmp_path / "a.pkl")
 
 

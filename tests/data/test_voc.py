@@ -42,11 +42,21 @@ def test_an_image_without_objects_has_none(voc):
     assert voc.objects("a").boxes.shape == (0, 4) and voc.objects("a").labels.shape == (0,)
 
 
-@pytest.mark.parametrize("box", [(0, 1, 5, 5), (1, 1, 41, 5), (6, 1, 5, 5), (1, 1, 5, 31)])
-def test_a_box_outside_the_image_or_empty_is_refused(voc, box):
+@pytest.mark.parametrize(
+    ("box", "cut"),
+    [((0, 1, 5, 5), [0, 0, 5, 5]), ((1, 1, 41, 5), [0, 0, 40, 5]), ((39, 29, 60, 60), [38, 28, 40, 30])],
+)
+def test_a_box_that_leaves_the_image_is_cut_to_it(voc, box, cut):
     annotate(voc, ("dog", 0, *box))
-    with pytest.raises(DataError, match=r"a\.xml: the box .* of a dog is empty or leaves the image of 40 x 30"):
-        voc.objects("a")
+    assert voc.objects("a").boxes.tolist() == [cut]
+
+
+@pytest.mark.parametrize("box", [(7, 1, 5, 5), (1, 1, 5, 0), (41, 1, 50, 5), (-9, -9, 0, 0)])
+def test_a_box_of_which_nothing_lies_in_the_image_is_left_out(voc, box):
+    annotate(voc, ("dog", 0, *box), ("cat", 1, 1, 1, 2, 2))
+    objects = voc.objects("a")
+    assert objects.boxes.tolist() == [[0, 0, 2, 2]]
+    assert objects.labels.tolist() == [0] and objects.difficult.tolist() == [True]
 
 
 def test_a_class_that_is_not_named_is_refused(voc):

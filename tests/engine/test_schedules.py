@@ -174,3 +174,29 @@ def test_cyborgs_learning_rates_are_the_releases(i):
     theirs = released[f"c{i}_lr"]
     rates = [ours(Progress(step, epochs * iterations, step // iterations)) for step in range(len(theirs))]
     np.testing.assert_allclose(rates, theirs, rtol=1e-12)
+
+
+def rate_of(**options):
+    rate = rate_schedule(base_lr=0.2, global_batch=32, total_steps=100, **{"warmup_steps": 0} | options)
+    return lambda step: rate(Progress(step, 100, 0))
+
+
+def test_poly_falls_by_its_power_and_not_below_its_end():
+    rate = rate_of(lr_type="poly", base_batch=16, final_lr=0.01)
+    assert rate(0) == pytest.approx(0.4) and rate(50) == pytest.approx(0.4 * 0.5**0.9)
+    assert rate(99) == rate(100) == rate(200) == pytest.approx(0.01)
+
+
+def test_poly_warms_up_along_its_own_curve():
+    rate = rate_of(lr_type="poly", base_batch=32, warmup_steps=10, warmup_start=0.1)
+    assert rate(0) == pytest.approx(0.02) and rate(5) == pytest.approx(0.2 * 0.55 * 0.95**0.9)
+
+
+def test_a_milestones_drop_and_the_batch_that_the_rate_is_for_may_be_others():
+    rate = rate_of(lr_type="steps", base_batch=64, milestones=[40, 60], drop=0.2)
+    assert [rate(step) for step in (0, 39, 40, 60)] == pytest.approx([0.1, 0.1, 0.02, 0.004])
+
+
+def test_a_constant_rate_stays():
+    rate = rate_of(lr_type="constant", warmup_steps=4)
+    assert [rate(step) for step in (2, 4, 99)] == pytest.approx([0.0125, 0.025, 0.025])

@@ -1,21 +1,34 @@
 """What each of two processes evaluates for test_two_processes.py; started by tests.utils.two_ranks.run_two_ranks."""
 
+import utils.threads  # noqa: F401  isort: skip  before torch
+
 import os
 import sys
 from pathlib import Path
 
 import torch
 
-from evaluation import knn, object_segmentation, svm
+from evaluation import classification, detection, knn, object_segmentation, svm
 
-PROGRAMS = {"knn": knn, "svm": svm, "object_segmentation": object_segmentation}
+PROGRAMS = {
+    "classification": classification,
+    "detection": detection,
+    "knn": knn,
+    "svm": svm,
+    "object_segmentation": object_segmentation,
+}
+# Those that train take half the batch where two processes share it.
+TRAINED = ("classification", "detection")
 
 
-def main(folder: Path, out: str) -> None:
-    """FOLDER/NAME.yaml of every program; results in FOLDER/OUT/NAME."""
+def main(folder: Path, out: str, batch: str) -> None:
+    """FOLDER/NAME.yaml of every program, with so many training images a process; results in FOLDER/OUT/NAME."""
     codes = {}
     for name, program in PROGRAMS.items():
-        codes[name] = program.main(["--cfg", str(folder / f"{name}.yaml"), "--out", str(folder / out / name)])
+        arguments = ["--cfg", str(folder / f"{name}.yaml"), "--out", str(folder / out / name), "--resume", "auto"]
+        if name in TRAINED:
+            arguments += ["--set", f"data.train_batch_size={batch}"]
+        codes[name] = program.main(arguments)
     # A program has left its group as it ends.
     torch.save(codes, folder / f"{os.environ.get('RANK', 0)}.pth")
 

@@ -70,10 +70,10 @@ def make_birds(root: Path, *, count: int = 6) -> Path:
     return root
 
 
-def write_config(path: Path, program: str, folder: Path, **sections: dict) -> Path:
-    """A program's shipped demo config with the tiny network, on a small dataset, and with some keys changed."""
-    config = yaml.safe_load((CONFIGS / "evaluation" / program / "demo.yaml").read_text())
-    config["model"] = {"backbone": BACKBONE, "recalibrate_norm": True}
+def write_config(path: Path, name: str, folder: Path, **sections: dict) -> Path:
+    """The shipped config PROGRAM/NAME with the tiny network, on a small dataset, and with some keys changed."""
+    config = yaml.safe_load((CONFIGS / "evaluation" / f"{name}.yaml").read_text())
+    config["model"] |= {"backbone": BACKBONE, "recalibrate_norm": True}
     config["data"] |= {"dir": str(folder), "data_workers": 0, "val_batch_size": 4}
     for name, values in sections.items():
         config[name] = config.get(name, {}) | values

@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -12,8 +11,7 @@ from evaluation import detection
 from evaluation.results import read_results
 from evaluation.truths import open_coco
 from models.region_heads import Detections
-from tests.evaluation.small_detection import C4, config, merged
-from tests.evaluation.two_evaluations import metrics_of_two
+from tests.evaluation.small_detection import C4, TRAINED, config, merged
 
 
 @pytest.fixture
@@ -49,15 +47,6 @@ def test_large_scale_jitter_trains_too(arguments, scenes, tmp_path):
     assert "APmk" in read_results(tmp_path / "run")["metrics"]
 
 
-# Enough for a score above 0.
-TRAINED = {
-    "optimizer.type": "adamw",
-    "optimizer.base_lr": 0.004,
-    "optimizer.total_steps": 30,
-    "log.log_step": 30,
-}
-
-
 @pytest.fixture(scope="module")
 def trained(scenes, tmp_path_factory):
     """A config's path and the folder of its finished run."""
@@ -75,25 +64,6 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(trained, tmp_path):
     assert detection.main([*command, "--max_steps", "10"]) == 0
     assert detection.main([*command, "--resume", "auto"]) == 0
     assert read_results(tmp_path / "run")["metrics"] == read_results(whole)["metrics"]
-
-
-def test_two_processes_find_what_one_finds(trained, tmp_path):
-    path, whole = trained
-    shutil.copytree(whole, tmp_path / "run")
-    # All steps are done: they only judge, each its share of the images.
-    command = [
-        "--cfg",
-        str(path),
-        "--out",
-        str(tmp_path / "run"),
-        "--resume",
-        "auto",
-        "--set",
-        "data.train_batch_size=2",
-    ]
-    found = metrics_of_two(tmp_path, "detection", *command)
-    assert found == pytest.approx(read_results(whole)["metrics"], abs=1e-6)
-    assert read_results(tmp_path / "run")["processes"] == 2
 
 
 def test_perfect_detections_of_the_networks_image_score_1(scenes):

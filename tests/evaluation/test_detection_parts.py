@@ -4,7 +4,7 @@ from pycocotools import mask as coco_mask
 from torch import nn
 
 from data.detection_views import Collate, ShortSide, TrainViews
-from evaluation import detection
+from evaluation import detection, training
 from evaluation.detection_config import DetectionConfig
 from models.backbone import make_trunk
 from models.detectors import make_detector
@@ -34,14 +34,14 @@ def test_norms_are_estimated_on_training_images_and_the_detector_left_in_eval_mo
     assert torch.equal(norm.running_mean, before)
 
 
-def test_processes_with_norms_of_their_own_agree_on_the_mean_before_the_test(scenes, monkeypatch):
+def test_processes_with_norms_of_their_own_agree_on_the_mean(scenes, monkeypatch):
     method = detection.build_detector(config(scenes), classes=10)
     method.backbone.bn1.running_mean.fill_(1.0)
     # The other process' statistics are larger by 4.
-    monkeypatch.setattr(detection, "world_size", lambda: 2)
-    monkeypatch.setattr(detection, "all_reduce_sum", lambda mine: mine + (mine + 4))
-    detection.settle_norms(method, None, None, config(scenes), torch.device("cpu"))
-    assert method.backbone.bn1.running_mean.unique().tolist() == [3.0] and not method.training
+    monkeypatch.setattr(training, "world_size", lambda: 2)
+    monkeypatch.setattr(training, "all_reduce_sum", lambda mine: mine + (mine + 4))
+    training.share_statistics(method)
+    assert method.backbone.bn1.running_mean.unique().tolist() == [3.0]
 
 
 def test_detections_are_given_in_the_pixels_of_the_file():

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data.cityscapes import TRAIN_IDS
 from evaluation.convert import main as convert
-from evaluation.mmseg.train import allow_checkpoints, load_config, refusing, replace_compiled_operations
+from evaluation.mmseg.train import allow_checkpoints, load_config, main, refusing, replace_compiled_operations
 from tests.paths import ROOT
 
 MMSEG = sorted((ROOT / "evaluation/mmseg").glob("fcn_*.py"))
@@ -57,6 +57,13 @@ def test_a_missing_operation_says_so_when_it_is_called():
         refusing("nms")(1)
     with pytest.raises(AttributeError):
         refusing("__path__")
+
+
+def test_without_its_packages_it_says_which_environment_it_needs(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for start in (main, replace_compiled_operations):
+        with pytest.raises((SystemExit, ModuleNotFoundError), match=r"not installed: .*mmcv.*mmseg.README\.md"):
+            start()
 
 
 @needs_mmseg

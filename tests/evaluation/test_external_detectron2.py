@@ -65,6 +65,17 @@ def test_tuples_in_detectron2s_configs_are_literals(path):
     assert all(isinstance(literal_eval(text), tuple) for text in tuples)
 
 
+def test_in_every_command_keys_and_values_come_after_the_options():
+    # What follows the first of them is no option to detectron2's argparse.REMAINDER.
+    for path in (FOLDER / "README.md", *CONFIGS):
+        text = re.sub(r"\\\n#?\s*", " ", path.read_text())
+        commands = re.findall(r"train_net\.py +(--.*)", text)
+        assert commands, path
+        for command in commands:
+            options, key, rest = command.partition(" MODEL.WEIGHTS ")
+            assert "--config-file" in options and key and "--" not in rest, command
+
+
 def test_2x_is_1x_for_twice_as_long():
     once, twice = (read_yaml(f"mask_rcnn_R50_FPN_coco_{schedule}") for schedule in ("1x", "2x"))
     assert twice["SOLVER"].pop("MAX_ITER") == 2 * once["SOLVER"].pop("MAX_ITER")
@@ -182,7 +193,7 @@ def test_c4s_box_head_ends_in_batch_norm(train_net):
 
 
 @needs_detectron2
-def test_large_scale_jitter_gives_squares_whose_boxes_follow(train_net):
+def test_large_scale_jitter_gives_squares_whose_boxes_and_polygons_follow(train_net):
     from detectron2.data import transforms as T
 
     options = ["INPUT.LARGE_SCALE_JITTER.SIZE", "96"]
@@ -191,10 +202,14 @@ def test_large_scale_jitter_gives_squares_whose_boxes_follow(train_net):
     image[10:30, 20:40] = 255
     for _ in range(20):
         views = T.AugInput(image.copy(), boxes=np.array([[20.0, 10, 40, 30]]))
-        T.AugmentationList(train_net.jittered(config, training=True))(views)
+        moved = T.AugmentationList(train_net.jittered(config, training=True))(views)
         assert views.image.shape == (96, 96, 3)
-        x0, y0, x1, y1 = views.boxes[0].clip(0, 96).round().astype(int)
+        box = views.boxes[0].clip(0, 96)
+        x0, y0, x1, y1 = box.round().astype(int)
         assert (views.image[y0 + 3 : y1 - 3, x0 + 3 : x1 - 3] > 200).all()
+        # As DatasetMapper moves COCO's instances, whatever INPUT.MASK_FORMAT: the crop cuts them, for which it needs shapely.
+        [polygon] = moved.apply_polygons([np.array([[20.0, 10], [40, 10], [40, 30], [20, 30]])])
+        assert np.allclose([*polygon.min(0), *polygon.max(0)], box, atol=1)
     view = T.AugInput(image)
     T.AugmentationList(train_net.jittered(config, training=False))(view)
     assert view.image.shape == (64, 96, 3)

@@ -17,7 +17,7 @@ SMALL = {"features": {"size": 16}, "knn": {"counts": [1, 3]}}
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("knn")
     make_imagenet(folder / "data")
-    write_config(folder / "own.yaml", "knn", folder / "data", **SMALL)
+    write_config(folder / "own.yaml", "knn/demo", folder / "data", **SMALL)
     return folder
 
 
@@ -90,7 +90,7 @@ def test_labels_that_are_wrong_score_as_such(folder, tmp_path):
     red.rename(tmp_path / "data" / "val" / "none")
     (tmp_path / "data" / "val" / "green").rename(red)
     (tmp_path / "data" / "val" / "none").rename(tmp_path / "data" / "val" / "green")
-    write_config(tmp_path / "own.yaml", "knn", tmp_path / "data", **SMALL)
+    write_config(tmp_path / "own.yaml", "knn/demo", tmp_path / "data", **SMALL)
     assert evaluate(main, tmp_path / "own.yaml", tmp_path / "run")["top-1, k=3"] == pytest.approx(1 / 3)
 
 
@@ -147,7 +147,7 @@ def test_what_cannot_be_evaluated_is_refused(folder, tmp_path, capsys, change, c
 def test_an_image_that_cannot_be_read_is_named(tmp_path, capsys):
     make_imagenet(tmp_path / "data", train=2, val=1)
     (tmp_path / "data" / "val" / "green" / "0.png").write_bytes(b"no image")
-    write_config(tmp_path / "own.yaml", "knn", tmp_path / "data", **SMALL)
+    write_config(tmp_path / "own.yaml", "knn/demo", tmp_path / "data", **SMALL)
     assert main(["--cfg", str(tmp_path / "own.yaml"), "--out", str(tmp_path / "run")]) == 3
     assert "green/0.png: no known image format: a score over the other images" in capsys.readouterr().err
 

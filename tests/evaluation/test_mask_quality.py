@@ -161,3 +161,6 @@ def test_the_command_says_what_is_wrong_and_returns_its_exit_code(folder, caplog
     assert main(["nosuch", "--dataset_dir", str(folder)]) == 3
     assert "nosuch" in caplog.text
     assert main(["--dataset_dir", str(folder), "--masks", str(folder / "images")]) == 2
+    (folder / "segments").rename(folder / "elsewhere")
+    assert main(["--dataset_dir", str(folder)]) == 3
+    assert "nor segments/train there; give --annotations or --segments" in caplog.text

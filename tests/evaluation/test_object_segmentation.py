@@ -16,7 +16,7 @@ BIRDS = {"data": {"layout": "cub", "split": "all"}, "clusters": {"size": 32, "le
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("objects")
     make_birds(folder / "birds")
-    write_config(folder / "own.yaml", "object_segmentation", folder / "birds", **BIRDS)
+    write_config(folder / "own.yaml", "object_segmentation/demo", folder / "birds", **BIRDS)
     return folder
 
 
@@ -139,7 +139,9 @@ def make_scenes(root, *, truth_width=40):
 
 def test_every_object_of_a_scene_counts_and_an_image_may_have_none(tmp_path):
     make_scenes(tmp_path / "scenes")
-    config = write_config(tmp_path / "own.yaml", "object_segmentation", tmp_path / "scenes", clusters=BIRDS["clusters"])
+    config = write_config(
+        tmp_path / "own.yaml", "object_segmentation/demo", tmp_path / "scenes", clusters=BIRDS["clusters"]
+    )
     metrics = evaluate(main, config, tmp_path / "run")
     assert results(tmp_path / "run")["details"] == {"objects": 2, "images": 2}
     assert metrics["best IoU, K=3"] > metrics["best IoU, K=2"]
@@ -147,7 +149,9 @@ def test_every_object_of_a_scene_counts_and_an_image_may_have_none(tmp_path):
 
 def test_a_truth_of_another_size_is_refused(tmp_path, capsys):
     make_scenes(tmp_path / "scenes", truth_width=41)
-    config = write_config(tmp_path / "own.yaml", "object_segmentation", tmp_path / "scenes", clusters=BIRDS["clusters"])
+    config = write_config(
+        tmp_path / "own.yaml", "object_segmentation/demo", tmp_path / "scenes", clusters=BIRDS["clusters"]
+    )
     assert main(["--cfg", str(config), "--out", str(tmp_path / "run")]) == 3
     assert "40 x 30 pixels, but its truth has 41 x 30" in capsys.readouterr().err
 
@@ -156,6 +160,6 @@ def test_images_without_any_object_are_refused(tmp_path, capsys):
     root = make_scenes(tmp_path / "scenes")
     path = root / "annotations" / "instances_val.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
-    config = write_config(tmp_path / "own.yaml", "object_segmentation", root, clusters=BIRDS["clusters"])
+    config = write_config(tmp_path / "own.yaml", "object_segmentation/demo", root, clusters=BIRDS["clusters"])
     assert main(["--cfg", str(config), "--out", str(tmp_path / "run")]) == 3
     assert "no object in any of 2 images" in capsys.readouterr().err

@@ -24,6 +24,13 @@ def test_protocols_do_not_share_a_row():
     assert len(text.splitlines()) == 4
 
 
+def test_what_was_judged_several_times_by_one_protocol_has_a_column_each_time():
+    entries = [entry("a", ap=0.1), entry("a", ap=0.2), entry("a", ap=0.3, protocol="other")]
+    header, _, first, second = format_results(entries).splitlines()
+    assert header.split() == ["protocol", "metric", "a", "a", "#2"]
+    assert first.split()[-2:] == ["10.00", "20.00"] and second.split()[-2:] == ["30.00", "-"]
+
+
 def test_the_target_is_another_column_than_the_online_network():
     text = format_results([entry("a", ap=0.1), entry("a", ap=0.2) | {"network": "target"}])
     assert text.splitlines()[0].split() == ["protocol", "metric", "a", "a", "(target)"]
@@ -34,6 +41,11 @@ def test_folders_and_files_are_read_and_anything_else_refused(tmp_path, capsys):
     assert read_results(tmp_path) == read_results(tmp_path / "results.json")
     assert table.main([str(tmp_path)]) == 0
     assert "12.50" in capsys.readouterr().out
+    (tmp_path / "unfinished").mkdir()
+    assert table.main([str(tmp_path), str(tmp_path / "unfinished")]) == 0
+    output = capsys.readouterr()
+    assert "12.50" in output.out and "unfinished/results.json: no such file" in output.err
+    assert table.main([str(tmp_path / "unfinished")]) == 2
     for text, message in (("{", "damaged"), ("[]", "no results of an evaluation"), (None, "no such file")):
         path = tmp_path / "other.json"
         path.unlink(missing_ok=True)

@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from evaluation.linear_svm import SvmSettings, average_precision
 from evaluation.svm import main
 from evaluation.svm_classes import FewShots, SvmClasses
 from tests.evaluation.small_sets import CLASSES, evaluate, make_voc, results, write_config
-from utils.errors import DataError
+from utils.errors import DataError, UserError
 
 NAMES = ("cat", "dog", "cow")
 VOC = {"classes": list(CLASSES), "train_split": "trainval", "test_split": "test"}
@@ -107,6 +108,17 @@ def test_processes_and_cores_share_the_classes(tmp_path, monkeypatch, low_shot):
     assert shared.summary() == alone.summary()
 
 
+class Killed(SvmClasses):
+    def __call__(self, place):
+        os._exit(9)
+
+
+def test_where_a_process_is_killed_the_setting_that_asks_for_fewer_is_named(tmp_path):
+    jobs = make_jobs(tmp_path, processes=3)
+    with pytest.raises(UserError, match="one of 3 processes .* svm.processes=1 "):
+        replace(Killed(**vars(jobs))).run()
+
+
 def test_a_number_of_shots_is_judged_at_the_cost_that_is_best_on_average(tmp_path):
     jobs = make_jobs(tmp_path, low_shot=FewShots((1, 2), 2))
     jobs.results.mkdir()
@@ -153,7 +165,7 @@ def test_a_class_that_cannot_be_judged_is_named_before_any_is_fitted(tmp_path, s
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("svm")
     make_voc(folder / "voc")
-    write_config(folder / "own.yaml", "svm", folder / "voc", data=VOC, features={"size": 16})
+    write_config(folder / "own.yaml", "svm/demo", folder / "voc", data=VOC, features={"size": 16})
     return folder
 
 
@@ -179,6 +191,17 @@ def test_other_costs_do_not_find_the_results_of_the_first(folder, tmp_path):
         )
     (features,) = (tmp_path / "run" / "work").iterdir()
     assert len(list(features.glob("classes-*"))) == 2
+
+
+def test_another_number_of_processes_goes_on_with_what_was_fitted(folder, tmp_path, monkeypatch):
+    start = ["--cfg", str(folder / "own.yaml"), "--set", "features.keep=true"]
+    monkeypatch.setattr("engine.place.RUNS", tmp_path)
+    assert main(start) == 0
+    monkeypatch.setattr(SvmClasses, "__call__", None)
+    # A name of its own, or a run that is not found would begin in the same second, and so in the same folder.
+    assert main([*start, "svm.processes=2", "checkpoint.time_stamp=another", "--resume", "auto"]) == 0
+    (run,) = (tmp_path / "evaluation" / "svm").iterdir()
+    assert len(list(run.glob("work/*/classes-*"))) == 1
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_the_truth_beside_the_images_is_found(tmp_path, annotations, segments):
     assert isinstance(find_truth(tmp_path, "train"), CocoObjects)
     annotations.unlink()
     assert len(find_truth(tmp_path, "train")("12/a.jpg")) == 2
-    with pytest.raises(DataError, match="neither annotations/instances_val.json nor segments/val"):
+    with pytest.raises(DataError, match="neither annotations/instances_val.json nor segments/val there$"):
         find_truth(tmp_path, "val")
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.nearest import nearest, top_places
+from models.nearest import NearestRows, nearest, top_places
 from tests.models.published import load_reference
 
 
@@ -97,6 +97,17 @@ def test_rounding_of_the_fast_product_does_not_order_neighbours():
     assert len((query @ bank.T).unique()) < len(bank)
     found = nearest(query, bank, own=torch.tensor([-1]), count=4, block=3)
     assert found.tolist() == [[5, 4, 3, 2]]
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [4, 5, 30]])
+def test_rows_that_come_block_by_block_are_found_as_a_stable_sort_finds_them(cuts):
+    bank, queries = whole_numbers(40, 3), whole_numbers(9, 3)
+    found = NearestRows(queries, count=6)
+    for rows in bank.tensor_split(cuts):
+        found.add(rows)
+    similarity = queries @ bank.T
+    expected = similarity.argsort(dim=1, descending=True, stable=True)[:, :6]
+    assert torch.equal(found.places, expected) and torch.equal(found.values, similarity.gather(1, expected))
 
 
 @pytest.mark.parametrize("shape", [(9,), (5, 30), (2, 3, 20)])

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from data.listing import ImageList, find_images
-from evaluation.cluster_maps import Clustering
 from models.backbone import Trunk, make_trunk
 from tools import group_maps
 from tools.bootstrap import ensure_generation
+from tools.cluster_maps import Clustering
 from utils import distributed
 from utils.errors import UserError
 

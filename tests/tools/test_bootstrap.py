@@ -14,13 +14,12 @@ import torch
 
 from data.derived import is_complete
 from data.images import read_image
-from data.label_maps import dense_labels, read_label_map
-from evaluation import cluster_maps
-from evaluation.cluster_maps import Clustering, cell_features, cluster_cells, enlarge, frozen_layers
+from data.label_maps import dense_labels, enlarge, read_label_map
 from tests.tools import small_generation
 from tests.tools.small_generation import CLUSTERING, COUNT, UNREADABLE, contents, generate, make_images, make_network
 from tests.utils.two_ranks import ROOT, run_two_ranks
-from tools import group_maps
+from tools import cluster_maps, group_maps
+from tools.cluster_maps import Clustering, cell_features, cluster_cells, frozen_layers
 from utils.errors import UserError
 
 READABLE = [index for index in range(COUNT) if index not in UNREADABLE]

@@ -52,6 +52,12 @@ def test_the_command_prints_a_row_a_generation(run, capsys):
     ]
 
 
+def test_where_no_truth_is_found_the_options_that_name_one_are(run, capsys):
+    (run.parent / "photos/segments").rename(run.parent / "elsewhere")
+    assert main([str(run)]) == 3
+    assert "give --annotations or --segments" in capsys.readouterr().err
+
+
 def test_what_is_no_run_is_refused(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
     assert "config.yaml" in capsys.readouterr().err

@@ -1,11 +1,13 @@
+from typing import NamedTuple
+
 import pytest
 import torch
 import torchvision
 from torch import nn
 
 from evaluation.checkpoints.layouts import NECK_KEY
-from evaluation.checkpoints.reading import read_checkpoint
-from models.backbone import make_trunk
+from evaluation.checkpoints.reading import Weights, read_checkpoint
+from models.backbone import Trunk, make_trunk
 from models.byol import BYOL
 from models.cyborgs import Cyborgs
 from models.detconb import DetCon
@@ -26,39 +28,57 @@ from tests.evaluation.checkpoints.published_states import (
 )
 
 
-@pytest.fixture
-def save(tmp_path):
-    def save(content: object, name: str = "checkpoint.pth"):
-        torch.save(content, tmp_path / name)
-        return tmp_path / name
-
-    return save
+class Release(NamedTuple):
+    layout: str
+    content: dict
+    online: Weights
+    target: Weights
 
 
-@pytest.mark.parametrize("layout", PUBLISHED)
+@pytest.fixture(scope="module", params=PUBLISHED)
+def release(request, tmp_path_factory):
+    content, path = published(request.param), tmp_path_factory.mktemp("release") / "checkpoint.pth"
+    torch.save(content, path)
+    yield Release(request.param, content, *(read_checkpoint(path, network=network) for network in ("online", "target")))
+    path.unlink()
+
+
 @pytest.mark.parametrize("network", ["online", "target"])
-def test_the_trunk_of_a_published_checkpoint_is_read_whole(layout, network, save):
-    content = published(layout)
+def test_the_trunk_of_a_published_checkpoint_is_read_whole(release, network):
+    layout, content, weights = release.layout, release.content, getattr(release, network)
     _, container, online, target = PUBLISHED[layout]
-    weights = read_checkpoint(save(content), network=network)
     assert (weights.layout, weights.architecture, weights.settings) == (layout, "resnet50", None)
     prefix = online if network == "online" else target
     assert_same(weights.trunk, network_below(content[container], prefix, trunk_names()))
 
 
-@pytest.mark.parametrize("layout", PUBLISHED)
-def test_every_key_of_a_published_checkpoint_is_taken_or_left_out_for_a_reason(layout, save):
-    content = published(layout)
-    weights = read_checkpoint(save(content))
+def test_every_key_of_a_published_checkpoint_is_taken_or_left_out_for_a_reason(release):
+    layout, content, weights = release.layout, release.content, release.online
     left_out = [key for keys in weights.ignored.values() for key in keys]
     assert len(weights.trunk) + len(weights.neck) + len(left_out) == len(content[PUBLISHED[layout][1]]) + 2
     assert len(set(left_out)) == len(left_out)
 
 
 def test_r2o_without_its_copy_is_known_by_its_config(save):
-    content = published("detconb")
-    assert read_checkpoint(save(content | {"config": {"clustering": {}}})).layout == "r2o"
-    assert read_checkpoint(save(content | {"config": {"loss": {}}})).layout == "detconb"
+    state = {f"module.online_network.encoder.{key}": value for key, value in in_sequence(tiny()).items()}
+    path = save({"model": state, "config": {"clustering": {}}})
+    assert (read_checkpoint(path).layout, read_checkpoint(path).whose) == ("r2o", "the released R2O")
+    path = save({"model": state, "config": {"loss": {}}})
+    assert (read_checkpoint(path).layout, read_checkpoint(path).whose) == ("detconb", "the released DetCon-B")
+
+
+def test_where_nothing_tells_r2o_from_detconb_either_is_named(save):
+    state = {f"module.online_network.encoder.{key}": value for key, value in in_sequence(tiny()).items()}
+    path = save({"model": state})
+    whose = "the released R2O or DetCon-B, which have the same keys"
+    assert (read_checkpoint(path).layout, read_checkpoint(path).whose) == ("detconb", whose)
+    assert read_checkpoint(path, source="r2o").whose == "the released R2O"
+    assert_same(read_checkpoint(path).trunk, tiny().state_dict())
+
+
+def in_sequence(trunk: Trunk) -> dict[str, torch.Tensor]:
+    """A trunk's state as a torch.nn.Sequential of its children has it."""
+    return nn.Sequential(*trunk.children()).state_dict()
 
 
 def test_features_are_those_of_the_released_model(save):
@@ -196,55 +216,3 @@ def test_an_evaluators_checkpoint_gives_its_backbone(save):
     weights = read_checkpoint(save(ours(model)))
     assert_same(weights.trunk, model["backbone"].state_dict())
     assert weights.ignored["heads and other state of the method"] == ["head.weight", "head.bias"]
-
-
-def test_backbone_pth_is_torchvisions_layout(save):
-    weights = read_checkpoint(save(tiny().state_dict(), "backbone.pth"))
-    assert (weights.layout, weights.settings, weights.ignored, weights.neck) == ("torchvision", None, {}, {})
-    assert_same(weights.trunk, tiny().state_dict())
-
-
-@pytest.mark.parametrize("source", ["torchvision", "timm", "mmseg"])
-def test_flat_files_can_be_called_by_any_of_their_names(source, save):
-    path = save({"state_dict": tiny().state_dict() | {"fc.weight": torch.ones(2, 2)}})
-    assert read_checkpoint(path, source=source).ignored["classifier or head (fc)"] == ["fc.weight"]
-
-
-def test_a_segmentor_of_mmseg_gives_its_backbone(save):
-    state = {f"backbone.{key}": value for key, value in tiny().state_dict().items()}
-    state |= {"decode_head.conv_seg.weight": torch.ones(1), "auxiliary_head.convs.0.conv.weight": torch.ones(1)}
-    weights = read_checkpoint(save({"meta": {}, "state_dict": state}))
-    assert weights.layout == "mmseg"
-    assert_same(weights.trunk, tiny().state_dict())
-
-
-def test_what_torch_wrote_before_it_wrote_zip_files_is_read(tmp_path):
-    torch.save(tiny().state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert_same(read_checkpoint(tmp_path / "old.pth").trunk, tiny().state_dict())
-
-
-def test_counters_that_old_files_lack_are_zero(save):
-    state = {key: value for key, value in tiny().state_dict().items() if "num_batches_tracked" not in key}
-    trunk = read_checkpoint(save(state)).trunk
-    assert trunk.keys() == tiny().state_dict().keys()
-    assert trunk["layer2.0.bn1.num_batches_tracked"].item() == 0
-
-
-def test_half_precision_becomes_float32(save):
-    trunk = read_checkpoint(save({key: value.half() for key, value in tiny().state_dict().items()})).trunk
-    assert torch.equal(trunk["conv1.weight"], tiny().conv1.weight.half().float())
-    assert {value.dtype for key, value in trunk.items() if "num_batches" not in key} == {torch.float32}
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "wide_resnet50_2"])
-def test_trunks_of_other_kinds_are_told_by_what_is_in_the_file(name, save):
-    # Zeros of one element: what counts here is their shapes.
-    with torch.device("meta"):
-        shapes = {key: value.shape for key, value in torchvision.models.get_model(name).state_dict().items()}
-    path = save({key: torch.zeros(()).expand(shape) for key, shape in shapes.items()})
-    assert read_checkpoint(path).architecture == name
-
-
-def test_a_trunk_of_other_blocks_and_a_stride_at_the_start_is_tiny_too(save):
-    trunk = make_trunk("resnet_tiny", width=4, blocks=(2, 1, 3, 1), strides=(2, 2, 2, 1, 2))
-    assert_same(read_checkpoint(save(trunk.state_dict())).trunk, trunk.state_dict())

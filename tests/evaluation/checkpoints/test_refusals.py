@@ -2,31 +2,51 @@ import pickle
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
+from torch import nn
 
 from evaluation.checkpoints.reading import read_checkpoint
-from tests.evaluation.checkpoints.published_states import COPIES, PUBLISHED, published, tiny
+from tests.evaluation.checkpoints.published_states import COPIES, PUBLISHED, tiny
 from utils.errors import UserError
-
-
-@pytest.fixture
-def save(tmp_path):
-    def save(content: object, name: str = "checkpoint.pth"):
-        torch.save(content, tmp_path / name)
-        return tmp_path / name
-
-    return save
 
 
 @pytest.mark.parametrize("layout", COPIES)
 def test_a_copy_that_differs_is_refused_by_name(layout, save):
-    content = published(layout)
     copy, original = COPIES[layout]
-    state, key = content[PUBLISHED[layout][1]], original + ("4.0.bn1.bias" if layout == "r2o" else "layer1.0.bn1.bias")
-    state[key] = state[key] + 1e-6
+    state = small_state(layout)
+    key = original + ("4.0.bn1.bias" if layout == "r2o" else "layer1.0.bn1.bias")
     name = (copy + key.removeprefix(original)).removeprefix("module.")
-    with pytest.raises(UserError, match=f"differ.*{name}"):
-        read_checkpoint(save(content))
+    for other in (state[key] + 1e-6, state[key] * float("nan"), state[key][:-1], state[key].double()):
+        with pytest.raises(UserError, match=f"differ.*{name}"):
+            read_checkpoint(save({PUBLISHED[layout][1]: state | {key: other}}))
+
+
+@pytest.mark.parametrize("layout", COPIES)
+def test_copies_that_are_alike_in_nan_say_that_the_run_diverged(layout, save):
+    state = small_state(layout)
+    for value in state.values():
+        if value.dim():
+            value[..., :1] = float("nan")
+    network = "target" if layout == "r2o" else "online"
+    with pytest.raises(UserError, match="conv1.weight is not finite: the run that wrote it had diverged"):
+        read_checkpoint(save({PUBLISHED[layout][1]: state}), network=network)
+
+
+def small_state(layout: str) -> dict[str, torch.Tensor]:
+    """The state of a release with small trunks, its copies equal, without heads."""
+    _, _, *prefixes = PUBLISHED[layout]
+    trunks = tiny(0), tiny(1)
+    if layout == "r2o":
+        trunks = [nn.Sequential(*trunk.children()) for trunk in trunks]
+    state = {}
+    for prefix, trunk in zip(prefixes, trunks, strict=True):
+        state |= {prefix + key: value for key, value in trunk.state_dict().items()}
+    if layout in COPIES:
+        copy, original = COPIES[layout]
+        own = {key: value for key, value in state.items() if key.startswith(original)}
+        state |= {copy + key.removeprefix(original): value.clone() for key, value in own.items()}
+    return state
 
 
 def test_a_tensor_that_is_there_under_two_names_is_refused(save):
@@ -44,10 +64,9 @@ def test_a_key_that_nothing_is_known_of_is_refused_by_name(key, save):
 
 
 def test_a_key_of_a_release_that_nothing_is_known_of_is_refused_by_name(save):
-    content = published("orl")
-    content["state_dict"]["teacher.weight"] = torch.ones(1)
+    state = small_state("orl") | {"teacher.weight": torch.ones(1)}
     with pytest.raises(UserError, match="orl.*holds what that has not: teacher.weight"):
-        read_checkpoint(save(content))
+        read_checkpoint(save({"state_dict": state}))
 
 
 @pytest.mark.parametrize("key", ["conv1.weight", "layer3.0.bn2.running_var", "layer4.0.downsample.1.bias"])
@@ -59,8 +78,11 @@ def test_a_missing_key_is_refused_by_name(key, save):
 
 
 def test_a_missing_block_is_refused_by_name(save):
-    content = published("resim")
-    state = {key: value for key, value in content["state_dict"].items() if "encoder_q.layer3.5" not in key}
+    with torch.device("meta"):
+        trunk = torchvision.models.resnet50().state_dict()
+    # Zeros of one element: what counts here is their names and shapes.
+    state = {f"module.encoder_q.{key}": torch.zeros(()).expand(value.shape) for key, value in trunk.items()}
+    state = {key: value for key, value in state.items() if "layer3.5" not in key}
     with pytest.raises(
         UserError, match=r"resnet50 comes nearest, but layer3.5.conv1.weight, .* and 11 more is missing"
     ):
@@ -80,8 +102,14 @@ def test_numbers_that_are_not_finite_are_refused_by_name(save):
         read_checkpoint(save(state))
 
 
+def test_a_pyramid_that_is_not_finite_is_refused_by_name(save):
+    state = small_state("resim") | {"module.encoder_q.fpn_lateral4.weight": torch.full((2, 2, 1, 1), float("inf"))}
+    with pytest.raises(UserError, match="lateral.c4.weight is not finite"):
+        read_checkpoint(save({"state_dict": state}))
+
+
 def test_another_layout_than_was_said_is_refused_saying_which_it_is(save):
-    path = save(published("cyborgs"))
+    path = save({"state_dict": small_state("cyborgs")})
     with pytest.raises(UserError, match="not orl .*looks like cyborgs"):
         read_checkpoint(path, source="orl")
     with pytest.raises(UserError, match="not one of auto, ours, r2o"):

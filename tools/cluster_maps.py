@@ -1,4 +1,4 @@
-"""Label maps out of a network's own features: cells of a group of whole images in clusters, and those at the images' size."""
+"""Label maps out of a network's own features: cells of a group of whole images in clusters."""
 
 import copy
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from data.images import UnreadableImage, read_image
 from data.label_maps import MAX_LABELS
 from data.listing import ImageList
-from data.photometric import normalise
 from engine.precision import memory_format
+from evaluation.ordered_reading import prepare_images
 from models.backbone import Trunk
 from models.regions import kmeans
 from utils.distributed import broadcast_object, is_main
@@ -79,8 +79,7 @@ def frozen_layers(trunk: Trunk, layer: str, *, device: torch.device) -> nn.Modul
 @torch.no_grad()
 def cell_features(layers: nn.Module, image: Tensor, *, device: torch.device) -> Tensor:
     """(H, W, 3) uint8 -> (h, w, D) the features of an image at its own size, each cell's of length one."""
-    picture = normalise(image.to(device, non_blocking=True).permute(2, 0, 1)[None] / 255)
-    features = layers(picture.contiguous(memory_format=memory_format(device)))
+    features = layers(prepare_images(image.permute(2, 0, 1)[None], device))
     return F.normalize(features[0].permute(1, 2, 0), dim=-1).contiguous()
 
 
@@ -106,21 +105,3 @@ def cluster_cells(
     labels = kmeans(points, everyone, num_clusters=K, draws=draws, max_iter=clustering.max_iter, pairwise=False)
     parts = labels[0].cpu().split(cells)
     return [part.view(one.shape[:2]).numpy() for part, one in zip(parts, features)]
-
-
-def enlarge(labels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(h, w) -> (H, W) = `shape`: pixel i of an axis takes cell (h - 1) / (H - 1) i, rounded, half up.
-
-    The first and the last cell lie on the image's borders, as the cells of a ResNet do, whose centres are multiples of its
-    stride; pixels halfway between two cells' centres are where their regions meet.
-
-    Source: scipy.ndimage.zoom of order 0, which the release calls.
-    """
-    rows, columns = (_nearest_cells(cells, pixels) for cells, pixels in zip(labels.shape, shape))
-    return labels[rows[:, None], columns]
-
-
-def _nearest_cells(cells: int, pixels: int) -> np.ndarray:
-    # In scipy's order of operations, so that what lies exactly between two cells goes to the same one.
-    step = (cells - 1) / max(pixels - 1, 1)
-    return np.floor(np.arange(pixels) * step + 0.5).astype(np.int64)

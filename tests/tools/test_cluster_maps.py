@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import zoom
 
-from evaluation.cluster_maps import Clustering, cell_features, cluster_cells, enlarge, frozen_layers
+from data.label_maps import enlarge
 from models.backbone import Trunk, make_trunk
 from tests.losses.allocations import Allocations
 from tests.models.published import load_reference, tiny_resnet
+from tools.cluster_maps import Clustering, cell_features, cluster_cells, frozen_layers
 
 CPU = torch.device("cpu")
 
@@ -46,20 +46,6 @@ def test_the_releases_labels_become_its_maps(reference, features):
         for index, part in zip(members, parts):
             mask = reference[f"mask{index}"].numpy()
             assert (enlarge(part.view(features[index].shape[:2]).numpy(), mask.shape) == mask).all()
-
-
-@pytest.mark.parametrize("case", range(3))
-def test_maps_are_enlarged_as_the_release_enlarges_them(reference, case):
-    expected = reference[f"zoom{case}_out"].numpy()
-    assert (enlarge(reference[f"zoom{case}_in"].numpy(), expected.shape) == expected).all()
-
-
-# In the last two, pixels lie exactly between two cells.
-@pytest.mark.parametrize("shape, size", [((1, 4), (3, 9)), ((3, 1), (3, 1)), ((37, 12), (145, 23)), ((4, 2), (7, 4))])
-def test_maps_are_enlarged_as_scipy_does(shape, size):
-    labels = np.arange(shape[0] * shape[1]).reshape(shape)
-    expected = zoom(labels, (size[0] / shape[0], size[1] / shape[1]), order=0, mode="nearest")
-    assert (enlarge(labels, size) == expected).all()
 
 
 def inertia(points, labels):

@@ -1,13 +1,20 @@
-"""What programs that embed images share: reading in worker processes, and kernels that give the same numbers again."""
+"""What programs that embed images share: reading in worker processes, images that must all be there, pictures as a network
+takes them, and kernels that give the same numbers again.
+"""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from data.images import UnreadableImage
+from data.photometric import normalise
 from data.readers import reader_start
+from engine.precision import memory_format
+from utils.errors import DataError
 
 
 def read_in_order(dataset: Dataset, order: Sequence[int], *, workers: int, device: torch.device) -> Iterator[Any]:
@@ -23,6 +30,21 @@ def read_in_order(dataset: Dataset, order: Sequence[int], *, workers: int, devic
         generator=torch.Generator(),
     )
     return iter(loader)
+
+
+@contextmanager
+def reading_strictly() -> Iterator[None]:
+    """The context to read an image in that is judged: where it cannot be read, that is a DataError."""
+    try:
+        yield
+    except UnreadableImage as error:
+        raise DataError(f"{error}: a score over the other images would be another score; copy it again") from error
+
+
+def prepare_images(images: Tensor, device: torch.device) -> Tensor:
+    """(N, 3, H, W) uint8 on the host -> normalised float32 on the device, in the memory format of its networks."""
+    batch = normalise(images.to(device, non_blocking=True) / 255)
+    return batch.contiguous(memory_format=memory_format(device))
 
 
 def exact_kernels() -> AbstractContextManager:
