@@ -4,7 +4,7 @@
     torchrun --nproc_per_node=8 -m evaluation.classification --cfg finetune_imagenet_1pct --weights r2o.pth \\
         --set data.dir=/imagenet
 
-top1 and top5 are of the images of `data.test_split`, each looked at once: its shorter side to 256, of which the middle 224.
+top-1 and top-5 are of the images of `data.test_split`, each looked at once: its shorter side to 256, of which the middle 224.
 """
 
 import utils.threads  # noqa: F401  isort: skip  before torch
@@ -100,7 +100,7 @@ def judge_classifier(
         found = best == batch["classes"].to(device)[:, None]
         hits += torch.stack([found[:, 0].sum(), found.sum()])
     top1, top5 = (all_reduce_sum(hits).double() / len(images)).tolist()
-    return {"top1": top1, "top5": top5}
+    return {"top-1": top1, "top-5": top5}
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ def test_a_linear_classifier_is_trained_and_tested(config, tmp_path, capsys):
     assert classification.main(["--cfg", config, "--out", str(tmp_path / "run")]) == 0
     found = results(tmp_path / "run")
     assert found["program"] == "classification" and found["protocol"] == "own"
-    assert 0 <= found["metrics"]["top1"] <= found["metrics"]["top5"] <= 1
+    assert 0 <= found["metrics"]["top-1"] <= found["metrics"]["top-5"] <= 1
     assert found["config"]["optimizer"]["base_lr"] == 0.1
-    assert "top1" in capsys.readouterr().out
+    assert "top-1" in capsys.readouterr().out
 
 
 def test_a_frozen_backbone_ends_as_it_began_statistics_and_all(config, tmp_path):

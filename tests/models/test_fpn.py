@@ -116,5 +116,7 @@ def test_resims_pyramid_and_head_give_the_published_values(published, norm):
     prefix = "bn_out" if norm else "out"
     assert_close(head(given["c5"].mean((2, 3))), published[f"{prefix}_vec"], 1e-5)
     found = pyramid.train()(given)
-    assert_close(found["c4"], published[f"{prefix}_c4"], 1e-5)
-    assert_close(found["c3"][:, :64], published[f"{prefix}_c3"], 1e-5)
+    # BatchNorm over a few cells enlarges rounding, which is another with another number of threads.
+    share = 1e-4 if norm else 1e-5
+    assert_close(found["c4"], published[f"{prefix}_c4"], share)
+    assert_close(found["c3"][:, :64], published[f"{prefix}_c3"], share)
