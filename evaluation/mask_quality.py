@@ -15,7 +15,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from evaluation.map_scores import MapScore, MaskQuality, score_map, summarise
 from evaluation.truths import Truth, add_truth_arguments, chosen_truth, find_truth, naming_truth_options
 from utils.cli import positive, shows_errors
 from utils.cores import available_cores
-from utils.errors import DataError, UserError
+from utils.errors import DataError, UserError, explains_killed_workers
 from utils.files import write_json
 from utils.progress import ProgressBar
 
@@ -128,9 +127,8 @@ def _in_processes(score: Callable[[int], MapScore], indices: Sequence[int], work
         return
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context(), initializer=_start_worker, initargs=(score,))
     try:
-        yield from pool.map(_score_one, indices, chunksize=_CHUNK)
-    except BrokenProcessPool as error:
-        raise UserError("a worker process was killed, perhaps for lack of memory: let fewer work at once") from error
+        with explains_killed_workers("a worker process was killed, perhaps for lack of memory: let fewer work at once"):
+            yield from pool.map(_score_one, indices, chunksize=_CHUNK)
     finally:
         pool.shutdown(cancel_futures=True)
 

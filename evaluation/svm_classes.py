@@ -5,7 +5,6 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -17,7 +16,7 @@ from data.ragged import map_array
 from evaluation.linear_svm import SvmSettings, average_precision, choose_cost, sample_few
 from utils.cores import available_cores
 from utils.distributed import rank, world_size
-from utils.errors import DataError, UserError
+from utils.errors import DataError, explains_killed_workers
 from utils.files import read_json, write_json
 from utils.progress import ProgressBar
 
@@ -173,13 +172,13 @@ def _in_processes(jobs: SvmClasses, places: Sequence[int]) -> Iterator[None]:
         yield from map(jobs, places)
         return
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context(), initializer=_start_worker)
+    message = (
+        f"one of {workers} processes that fit SVMs was killed, perhaps for lack of memory: --resume auto goes on where this one "
+        f"stopped, and --set svm.processes={max(1, workers // 2)} takes less"
+    )
     try:
-        yield from pool.map(jobs, places)
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"one of {workers} processes that fit SVMs was killed, perhaps for lack of memory: --resume auto goes on where "
-            f"this one stopped, and --set svm.processes={max(1, workers // 2)} takes less"
-        ) from error
+        with explains_killed_workers(message):
+            yield from pool.map(jobs, places)
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from data.listing import ImageList, find_images
 from utils.cli import positive
 from utils.cores import available_cores
 from utils.distributed import barrier, on_main, rank, world_size
-from utils.errors import UserError
+from utils.errors import UserError, explains_killed_workers
 from utils.progress import ProgressBar
 
 _log = logging.getLogger(__name__)
@@ -199,13 +198,11 @@ def _results(make: Callable[[int], bool], items: Sequence[int], workers: int) ->
     size = max(1, min(_MAX_CHUNK, len(items) // (workers * 4)))
     chunks = [items[start : start + size] for start in range(0, len(items), size)]
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context(), initializer=_start_worker, initargs=(make,))
+    message = "a worker process was killed, perhaps for lack of memory: start again with fewer --workers, it goes on"
     try:
-        for results in pool.map(_make_chunk, chunks):
-            yield from results
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a worker process was killed, perhaps for lack of memory: start again with fewer --workers, it goes on"
-        ) from error
+        with explains_killed_workers(message):
+            for results in pool.map(_make_chunk, chunks):
+                yield from results
     finally:
         pool.shutdown(cancel_futures=True)
 

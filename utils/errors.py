@@ -1,6 +1,8 @@
 """What ends a run early, and the exit code that tells a script or a scheduler why."""
 
+import time
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 PREEMPTED = 75
@@ -40,3 +42,14 @@ def plain_errors() -> Iterator[None]:
     except UserError as error:
         last = str(error).strip().splitlines()[-1]
         raise type(error)(last.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+
+
+@contextmanager
+def explains_killed_workers(message: str) -> Iterator[None]:
+    """What the user is told where a pool's process was killed, perhaps for lack of memory."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        # Ctrl-C reaches all processes, and a worker may end of it before this one hears of it.
+        time.sleep(0.5)
+        raise UserError(message) from error
