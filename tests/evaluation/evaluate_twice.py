@@ -2,13 +2,13 @@
 
 import utils.threads  # noqa: F401  isort: skip  before torch
 
-import os
 import sys
 from pathlib import Path
 
 import torch
 
 from evaluation import classification, detection, knn, object_segmentation, svm
+from utils import cli, distributed
 
 PROGRAMS = {
     "classification": classification,
@@ -29,9 +29,12 @@ def main(folder: Path, out: str, batch: str) -> None:
         if name in TRAINED:
             arguments += ["--set", f"data.train_batch_size={batch}"]
         codes[name] = program.main(arguments)
-    # A program has left its group as it ends.
-    torch.save(codes, folder / f"{os.environ.get('RANK', 0)}.pth")
+    torch.save(codes, folder / f"{distributed.rank()}.pth")
 
 
 if __name__ == "__main__":
+    # One group for all: a new one's first process could still be found at the address of the last one's.
+    cli.shutdown = lambda: None
     main(Path(sys.argv[1]), *sys.argv[2:])
+    distributed.barrier()
+    distributed.shutdown()
