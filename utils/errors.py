@@ -1,6 +1,5 @@
 """What ends a run early, and the exit code that tells a script or a scheduler why."""
 
-import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -50,6 +49,4 @@ def explains_killed_workers(message: str) -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool as error:
-        # Ctrl-C reaches all processes, and a worker may end of it before this one hears of it.
-        time.sleep(0.5)
         raise UserError(message) from error

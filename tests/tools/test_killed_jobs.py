@@ -37,7 +37,13 @@ def start(pictures, output, tool=MASKS):
     """The command as a group of its own, with two workers."""
     command = [sys.executable, "-m", *tool, "--dataset_dir", str(pictures), "--output_dir", str(output)]
     return subprocess.Popen(
-        [*command, "--workers", "2"], cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE, text=True
+        [*command, "--workers", "2"],
+        cwd=ROOT,
+        start_new_session=True,
+        # A shell's background jobs ignore Ctrl-C, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 

@@ -1,6 +1,3 @@
-import os
-import signal
-import threading
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
@@ -10,13 +7,6 @@ from utils.errors import DataError, UserError, explains_killed_workers, plain_er
 
 def test_a_killed_worker_is_explained():
     with pytest.raises(UserError, match="take fewer"), explains_killed_workers("take fewer"):
-        raise BrokenProcessPool
-
-
-def test_ctrl_c_is_heard_even_if_a_worker_ends_of_it_first():
-    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt), explains_killed_workers("take fewer"):
-        timer.start()
         raise BrokenProcessPool
 
 
