@@ -1,6 +1,7 @@
 """A run's state on disk: whole or absent, checked when read, and nothing in it can run code."""
 
 import glob
+import hashlib
 import json
 import logging
 import os
@@ -197,6 +198,15 @@ def own_float32(value: Tensor) -> Tensor:
     """A copy on the CPU that shares memory with nothing; integers stay what they are."""
     dtype = torch.float32 if value.is_floating_point() else value.dtype
     return value.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """SHA-256 of a network's parameters and statistics."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_state(state: dict[str, Any], path: str | os.PathLike) -> None:

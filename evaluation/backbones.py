@@ -14,6 +14,9 @@ from utils.distributed import main_first, on_main
 from utils.errors import UserError
 from utils.files import file_sha256, read_json, write_json
 
+# Of an evaluation's folder.
+_NOTE = "weights.json"
+
 
 def load_backbone(network: Network, *, seed: int) -> Trunk:
     """The backbone that is judged; with weights or without, what is built after it begins with the same numbers.
@@ -65,7 +68,12 @@ def hold_weights(folder: Path, network: Network) -> None:
     Raises:
         UserError: it began with a file of the same name that held others.
     """
-    on_main(lambda: _hold(folder / "weights.json", network.weights))
+    on_main(lambda: _hold(folder / _NOTE, network.weights))
+
+
+def held_checksum(folder: Path) -> str | None:
+    """The SHA-256 that `hold_weights` noted."""
+    return read_json(folder / _NOTE)["sha256"]
 
 
 def _hold(note: Path, weights: str | None) -> None:

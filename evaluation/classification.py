@@ -21,10 +21,11 @@ from data.photometric import prepare_views
 from evaluation.backbones import load_backbone
 from evaluation.calibration import recalibrate_on_dataset
 from evaluation.frozen import Pictures
+from evaluation.judging import judged_batches, judging
 from evaluation.ordered_reading import prepare_images
 from evaluation.results import finish
 from evaluation.settings import Network, TrainData, TrainedEvaluator
-from evaluation.training import judged_batches, judging, run_evaluator, train_method
+from evaluation.training import run_evaluator, train_method
 from models.classifier import Classifier
 from utils.distributed import all_reduce_sum, on_main
 

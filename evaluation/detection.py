@@ -32,9 +32,10 @@ from evaluation.calibration import recalibrate_norm
 from evaluation.checkpoints.reading import read_checkpoint
 from evaluation.coco_ap import Found, Scores, coco_ap
 from evaluation.detection_config import DetectionConfig
+from evaluation.judging import judged_batches, judging
 from evaluation.paste import paste_masks
 from evaluation.results import finish
-from evaluation.training import judged_batches, judging, run_evaluator, share_statistics, train_method
+from evaluation.training import run_evaluator, share_statistics, train_method
 from evaluation.voc_ap import voc_ap
 from models.detectors import Detector, make_detector
 from models.fpn import FPN

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from data.geometry import WHOLE, centre_crop, cut_image
 from data.images import read_image
+from engine.checkpoint import weights_sha256
 from engine.precision import memory_format
 from engine.run import stops_at_once
 from evaluation.backbones import load_backbone
@@ -116,14 +117,8 @@ def load_frozen(config: Evaluator, pictures: Pictures, *, device: torch.device) 
 
 def digest_of(*parts: object) -> str:
     """A short name for what files were made of: modules by their weights, all else by its text."""
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, nn.Module):
-            for name, tensor in part.state_dict().items():
-                digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-        else:
-            digest.update(f"{part!r}\n".encode())
-    return digest.hexdigest()[:16]
+    texts = [weights_sha256(part) if isinstance(part, nn.Module) else repr(part) for part in parts]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
 class FeatureFiles:

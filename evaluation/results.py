@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torchvision
 
-from evaluation.backbones import weights_checksum
+from evaluation.backbones import held_checksum
 from evaluation.settings import Evaluator
 from utils.distributed import is_main, world_size
 from utils.errors import UserError
@@ -53,7 +53,7 @@ def finish(
         "protocol": Path(arguments.cfg).stem,
         "steps": steps,
         "weights": config.model.weights,
-        "weights_sha256": weights_checksum(config.model.weights),
+        "weights_sha256": held_checksum(folder),
         "network": config.model.network,
         "metrics": {name: float(value) for name, value in metrics.items()},
         "details": dict(details or {}),

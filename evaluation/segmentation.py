@@ -23,9 +23,10 @@ from data.segmented_images import SegmentedImages, cityscapes_examples, voc_exam
 from data.voc import VOID, VocFolder
 from evaluation.backbones import load_backbone
 from evaluation.confusion import count_pairs, read_scores
+from evaluation.judging import judged_batches, judging
 from evaluation.results import finish
 from evaluation.segmentation_config import Part, SegmentationConfig, SegmentationData, Slide
-from evaluation.training import judged_batches, judging, run_evaluator, train_method
+from evaluation.training import run_evaluator, train_method
 from models.backbone import Trunk
 from models.fcn import FCN, FCNHead, dilate
 from utils.distributed import all_reduce_sum, on_main, world_size

@@ -1,10 +1,9 @@
-"""What the evaluators have in common: a command line, training on labels by the loop of pretraining, test sets."""
+"""What the evaluators have in common: a command line, and training on labels by the loop of pretraining."""
 
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +11,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from data.loader import Loader
-from data.readers import reader_start
 from data.sampler import EpochSampler
 from data.views import collate as collate_items
 from engine.lars import parameter_groups
@@ -23,19 +21,16 @@ from engine.loop import Plan, train_epochs
 from engine.optimizers import build_optimizer
 from engine.place import find_run, note_run
 from engine.precision import Precision, memory_format
-from engine.run import Run, stops_at_once
+from engine.run import Run
 from engine.schedules import rate_schedule
 from evaluation.backbones import hold_weights
-from evaluation.ordered_reading import reading_strictly
 from evaluation.settings import Evaluator, Solver, TrainedEvaluator
 from utils.cli import run_main
 from utils.config import dump_config
 from utils.distributed import all_reduce_sum, is_main, rank, world_size
-from utils.errors import plain_errors
 from utils.files import atomic_write_bytes
 from utils.log import setup_logging
 from utils.method import Progress
-from utils.progress import ProgressBar
 from utils.sync_batch_norm import convert_sync_batchnorm
 
 Collate = Callable[[list[dict]], dict]
@@ -138,15 +133,6 @@ def train_method(
     return Trained(run.folder, max(run.first_step, plan.last_step), total_steps)
 
 
-@contextmanager
-def judging() -> Iterator[None]:
-    """What comes after training: asked to stop, it ends at once, with the code that says to come back; all it takes is time."""
-    # Test images come in ever new sizes, for each of which the fastest kernels would be looked for.
-    torch.backends.cudnn.benchmark = False
-    with stops_at_once():
-        yield
-
-
 @torch.no_grad()
 def share_statistics(method: nn.Module) -> None:
     """The mean of all processes' BatchNorm statistics, which differ where training did not synchronise them."""
@@ -169,47 +155,6 @@ def open_folder(name: str, config: Evaluator, arguments: argparse.Namespace) -> 
         note_run(place, config)
     hold_weights(place.folder, config.model)
     return place.folder
-
-
-def judged_batches(
-    dataset: Dataset, *, batch_size: int, workers: int, device: torch.device, collate: Collate, desc: str
-) -> Iterator[dict]:
-    """This process' share of a test set, in order: every world_size()-th item, from its rank on.
-
-    Args:
-        dataset: takes an index, gives what `collate` takes.
-        desc: what is counted, such as "images".
-    Returns:
-        Batches on the host, pinned where a GPU takes them.
-    Raises:
-        DataError: an image that cannot be read: a score over the others would be another score.
-    """
-    own = range(rank(), len(dataset), world_size())
-    loader = DataLoader(
-        _Strict(dataset),
-        batch_sampler=[own[first : first + batch_size] for first in range(0, len(own), batch_size)],
-        num_workers=workers if own else 0,
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=reader_start(),
-        # Without one of its own it would draw a number from the generator of the whole process.
-        generator=torch.Generator(),
-    )
-    with plain_errors(), ProgressBar(len(own), desc=desc) as bar:
-        for number, batch in enumerate(loader, start=1):
-            yield batch
-            bar.update(min(number * batch_size, len(own)))
-
-
-class _Strict(Dataset):
-    """A test set, in which an image that cannot be read is an error."""
-
-    def __init__(self, dataset: Dataset):
-        self._dataset = dataset
-
-    def __getitem__(self, index: int) -> dict:
-        with reading_strictly():
-            return self._dataset[index]
 
 
 def _add_weights(parser: argparse.ArgumentParser) -> None:

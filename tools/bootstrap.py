@@ -1,6 +1,5 @@
 """Generations of label maps that a run makes of its own features, between epochs, all processes together."""
 
-import hashlib
 import logging
 import os
 import shutil
@@ -11,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from data.derived import is_complete, read_meta, write_meta
 from data.label_maps import generation_type, missing_label_maps
 from data.listing import ImageList
+from engine.checkpoint import weights_sha256
 from engine.run import stops_at_once
 from models.backbone import Trunk
 from tools.cluster_maps import Clustering, frozen_layers
@@ -64,7 +63,7 @@ def ensure_generation(
     made_of = {"generation": number, "epoch": epoch, "listing": images.listing_hash, **asdict(clustering)}
     if may_make:
         layers = frozen_layers(trunk, clustering.layer, device=device)
-        made_of["weights"] = _fingerprint(layers)
+        made_of["weights"] = weights_sha256(layers)
     if all(gather_objects(_is_made(folder, images, made_of))):
         return
     if not may_make:
@@ -83,15 +82,6 @@ def ensure_generation(
     if is_main():
         seconds = time.monotonic() - begin
         _log.info("%s: %d label maps in %.1f s, %d of them one region alone", folder, made, seconds, uniform)
-
-
-def _fingerprint(layers: nn.Module) -> str:
-    """SHA-256 of a network's parameters and statistics."""
-    digest = hashlib.sha256()
-    for name, tensor in layers.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _is_made(folder: Path, images: ImageList, made_of: dict) -> bool:

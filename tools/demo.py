@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from evaluation.backbones import run_folder
 from evaluation.mask_quality import format_scores, write_scores
 from evaluation.probes import format_comparisons
 from evaluation.truths import find_truth
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     if code:
         return code
     # ORL's stages have folders of their own.
-    trained, stage_2 = run / "stage3" if (run / "stage3").is_dir() else run, run / "stage2"
+    trained, stage_2 = run_folder(run), run / "stage2"
     picture = draw_picture(trained)
     print("Probing: linear models on frozen features of the embedded scenes, fitted on train, judged on val ...")
     comparisons = probe_run(trained, DATA)

@@ -8,6 +8,7 @@ What is done already is not done again; what was stopped goes on.
 import argparse
 import shutil
 import sys
+from itertools import product
 from pathlib import Path
 
 import yaml
@@ -45,21 +46,15 @@ def main(argv: list[str] | None = None) -> int:
         run = run_folder(Path("runs/demo") / arguments.method)
     make_eval_data(DATA, DATA / "layouts")
     entries = []
-    for program in arguments.only:
-        for protocol in PROTOCOLS[program]:
-            for weights in (None, run):
-                folder = (
-                    Path("runs/eval-demo")
-                    / arguments.method
-                    / program
-                    / protocol
-                    / ("pretrained" if weights else "untrained")
-                )
-                if not _is_done(folder, weights):
-                    code = run_python("-m", f"evaluation.{program}", *_arguments(protocol, folder, run, weights))
-                    if code:
-                        return code
-                entries.append(read_results(folder))
+    protocols = [(program, protocol) for program in arguments.only for protocol in PROTOCOLS[program]]
+    for (program, protocol), weights in product(protocols, (None, run)):
+        name = "pretrained" if weights else "untrained"
+        folder = Path("runs/eval-demo") / arguments.method / program / protocol / name
+        if not _is_done(folder, weights):
+            code = run_python("-m", f"evaluation.{program}", *_arguments(protocol, folder, run, weights))
+            if code:
+                return code
+        entries.append(read_results(folder))
     print(f"\nAll in per cent; the same evaluators on both, {run} as pretrained without labels:\n")
     print(format_results(entries))
     return 0
