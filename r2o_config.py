@@ -33,6 +33,7 @@ class Clustering(Section):
     scheduler: ClusterSchedule = ClusterSchedule()
     images_per_kmeans: int = Field(32, ge=1, description="Images whose superpixels are clustered together.")
     max_iter: int = Field(25, ge=1, description="Iterations of K-means at most.")
+    region_size: int = Field(56, ge=1, description="Side of the maps of regions, in cells over the whole image.")
     soft_labels: bool = Field(False, description="Average cluster numbers at borders, as the release does.")
 
 

@@ -126,6 +126,7 @@ def make_method(config: R2OConfig, *, momentum: Schedule, clusters: Callable[[Pr
         num_clusters=clusters,
         cluster_level=model.cluster_level,
         region_level=model.region_level,
+        region_size=clustering.region_size,
         images_per_kmeans=clustering.images_per_kmeans,
         max_iter=clustering.max_iter,
         soft_labels=clustering.soft_labels,

@@ -32,9 +32,12 @@ class ReSimData(Data):
         0.5,
         ge=0,
         le=1,
-        description="Chance that both views of an image are mirrored; MoCo v2 mirrors each on its own.",
+        description="Chance that a view is mirrored; ReSim mirrors both of an image alike, MoCo v2 each on its own.",
     )
     min_crop: float = Field(0.2, gt=0, le=1, description="Smallest share of the image's area that a view may show.")
+    photometric: Literal["byol", "mocov2"] = Field(
+        "mocov2", description="How the colours of views change: as BYOL's two views, or as MoCo v2's."
+    )
     mask_dir: Any = unused("windows need no label maps")
     mask_type: Any = unused("windows need no label maps")
 

@@ -13,7 +13,6 @@ import torch
 
 import wiring
 from data.loader import Loader
-from data.photometric import MOCO_V2_VIEW
 from data.views import TwoViews
 from engine.place import find_run
 from models.backbone import LEVELS, Trunk
@@ -68,8 +67,7 @@ def build(config: ReSimConfig, device: torch.device, *, max_steps: int | None = 
 def make_data(config: ReSimConfig, device: torch.device) -> Loader:
     """The listing, and batches of two views; ReSim mirrors them alike, MoCo v2 each on its own."""
     images = wiring.list_images(config.data)
-    views = (MOCO_V2_VIEW, MOCO_V2_VIEW)
-    spec = wiring.view_spec(config.data, views=views, shared_flip=config.model.variant != "mocov2")
+    spec = wiring.view_spec(config.data, shared_flip=config.model.variant != "mocov2")
     return wiring.make_loader(TwoViews(images, spec=spec, seed=config.seed), config, device)
 
 

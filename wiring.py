@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from data.listing import ImageList, find_images
 from data.loader import Loader
-from data.photometric import BYOL_VIEW_1, BYOL_VIEW_2, PhotometricSpec, prepare_views
+from data.photometric import PHOTOMETRIC, prepare_views
 from data.sampler import EpochSampler
 from data.views import ViewSpec
 from engine.checkpoint import load_checkpoint
@@ -97,15 +97,11 @@ def mask_dir(settings: Data) -> str:
     return settings.mask_dir or f"{settings.image_dir}/masks"
 
 
-def view_spec(
-    settings: Data,
-    *,
-    views: tuple[PhotometricSpec, ...] = (BYOL_VIEW_1, BYOL_VIEW_2),
-    shared_flip: bool = False,
-) -> ViewSpec:
-    """How an image's views are drawn; by default BYOL's two."""
+def view_spec(settings: Data, *, shared_flip: bool = False) -> ViewSpec:
+    """How an image's views are drawn."""
     photometric = tuple(
-        replace(view.at_size(settings.resize_size), grey_probability=settings.grey_probability) for view in views
+        replace(view.at_size(settings.resize_size), grey_probability=settings.grey_probability)
+        for view in PHOTOMETRIC[settings.photometric]
     )
     return ViewSpec(
         size=settings.resize_size,

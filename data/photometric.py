@@ -70,6 +70,8 @@ BYOL_VIEW_1 = PhotometricSpec(blur_probability=1.0, solarise_probability=0.0)
 BYOL_VIEW_2 = PhotometricSpec(blur_probability=0.1, solarise_probability=0.2)
 # Both of MoCo v2's views. The released ReSim blurs before it changes colours.
 MOCO_V2_VIEW = PhotometricSpec(saturation=0.4, blur_probability=0.5)
+# Both views, by the name that configs have for them.
+PHOTOMETRIC = {"byol": (BYOL_VIEW_1, BYOL_VIEW_2), "mocov2": (MOCO_V2_VIEW, MOCO_V2_VIEW)}
 
 
 def draw_photometric(rng: np.random.Generator, spec: PhotometricSpec) -> np.ndarray:

@@ -77,7 +77,8 @@ def train_method(
         dataset: takes (epoch, index), gives what `collate` takes.
         prepare: a batch's normalisation, on the device.
     Returns:
-        The run's folder, and how far the run came; the method's BatchNorm statistics are the same on every process.
+        The run's folder, and how far the run came; the method's BatchNorm statistics are the same on every process. A backbone
+        that began untrained and was trained to the end lies in the folder as backbone.pth, to be judged as a run's.
     """
     settings, solver = config.data, config.optimizer
     sampler = EpochSampler(
@@ -129,6 +130,10 @@ def train_method(
     for _ in epochs:
         pass
     share_statistics(method)
+    is_trained = any(weight.requires_grad for weight in method.backbone.parameters())
+    # One that came from elsewhere may have strides that config.yaml does not tell.
+    if is_trained and config.model.weights is None and plan.last_step == total_steps:
+        run.export(method.backbone)
     run.log.close()
     return Trained(run.folder, max(run.first_step, plan.last_step), total_steps)
 

@@ -81,6 +81,9 @@ class Data(Section):
     )
     min_crop: float = Field(0.08, gt=0, le=1, description="Smallest share of the image's area that a view may show.")
     grey_probability: float = Field(0.2, ge=0, le=1, description="Chance that a view loses its colours.")
+    photometric: Literal["byol", "mocov2"] = Field(
+        "byol", description="How the colours of views change: as BYOL's two views, or as MoCo v2's."
+    )
     max_bad_fraction: float = Field(
         0.01, ge=0, le=1, description="Share of unreadable images past which training stops."
     )

@@ -6,6 +6,8 @@ import yaml
 
 from engine.checkpoint import export_backbone
 from evaluation import classification
+from evaluation.backbones import load_backbone
+from evaluation.settings import Network
 from models.backbone import make_trunk
 from tests.mains.runs import assert_same, newest
 
@@ -52,6 +54,19 @@ def test_a_backbone_that_is_trained_along_is_so_with_statistics_of_its_batches(c
     assert classification.main([*arguments, "--set", "model.frozen=false", "model.recalibrate_norm=true"]) == 0
     # 2 steps beyond the batches of the calibration.
     assert newest(tmp_path / "run")["method"]["backbone.bn1.num_batches_tracked"] == 3
+
+
+def test_a_backbone_that_was_trained_from_scratch_is_left_to_be_judged(config, tmp_path):
+    arguments = ["--cfg", config, "--set", "model.frozen=false"]
+    assert classification.main([*arguments, "--out", str(tmp_path / "some"), "--max_steps", "2"]) == 0
+    assert not (tmp_path / "some/backbone.pth").exists()
+    assert classification.main([*arguments, "--out", str(tmp_path / "all")]) == 0
+    ended = newest(tmp_path / "all")["method"]
+    judged = load_backbone(Network(weights=str(tmp_path / "all")), seed=1).state_dict()
+    assert all(torch.equal(ended[f"backbone.{name}"], value) for name, value in judged.items())
+    # A run's own strides stand in the run's config, not in this one's.
+    assert classification.main([*arguments, "--out", str(tmp_path / "more"), "--weights", str(tmp_path / "all")]) == 0
+    assert not (tmp_path / "more/backbone.pth").exists()
 
 
 def test_steps_are_not_rescaled_where_the_length_is_in_steps(config, tmp_path, caplog):

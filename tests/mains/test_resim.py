@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import resim_main
-from data.photometric import MOCO_V2_VIEW
+from data.photometric import BYOL_VIEW_1, BYOL_VIEW_2, MOCO_V2_VIEW
 from models.fpn import FPN
 from resim_config import ReSimConfig
 from tests.mains import train_in_float64
@@ -123,6 +123,8 @@ def test_keys_change_places_unless_statistics_are_synchronised(folder):
 def test_views_are_moco_v2s(folder):
     spec = build(folder, data={"resize_size": 224}).loader.dataset.spec
     assert spec.photometric == (MOCO_V2_VIEW, MOCO_V2_VIEW) and spec.scale == (0.2, 1.0)
+    others = build(folder, data={"resize_size": 224, "photometric": "byol"}).loader.dataset.spec
+    assert others.photometric == (BYOL_VIEW_1, BYOL_VIEW_2)
 
 
 def test_every_micro_batch_fills_the_queue(folder):
