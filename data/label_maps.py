@@ -22,6 +22,7 @@ _REPAIR = "`python -m tools.make_masks --repair` and the options it was made wit
 _MAKE_GENERATION = (
     "delete the folder of its generation, and resume the run from the checkpoint of the epoch that begins with it"
 )
+_MAKE_EPOCH = "delete the folder of its epoch, and `python -m tools.region_maps RUN` makes it again"
 
 
 class LabelMapError(DataError, ValueError):
@@ -53,8 +54,17 @@ def generation_type(number: int) -> str:
     return f"gen_{number:04d}"
 
 
+def epoch_type(epoch: int) -> str:
+    """The type of the maps of an R2O run's regions after so many epochs: epoch_0003."""
+    return f"epoch_{epoch:04d}"
+
+
 def _is_generation(mask_type: str) -> bool:
     return re.fullmatch(r"gen_\d+", mask_type) is not None
+
+
+def _is_epoch(mask_type: str) -> bool:
+    return re.fullmatch(r"epoch_\d+", mask_type) is not None
 
 
 def read_label_map(path: str | Path) -> np.ndarray:
@@ -80,7 +90,9 @@ def read_label_map(path: str | Path) -> np.ndarray:
 
 
 def _unread(path: str | Path, reason: str) -> LabelMapError:
-    remedy = _MAKE_GENERATION if any(map(_is_generation, Path(path).parts)) else _REPAIR
+    parts = Path(path).parts
+    remedy = _MAKE_GENERATION if any(map(_is_generation, parts)) else _REPAIR
+    remedy = _MAKE_EPOCH if any(map(_is_epoch, parts)) else remedy
     return LabelMapError(f"{path}: {reason}; {remedy}", reason=reason)
 
 
@@ -135,13 +147,14 @@ def _nearest_cells(cells: int, pixels: int) -> np.ndarray:
 def expected_shape(mask_type: str, image_shape: tuple[int, ...]) -> tuple[int, int]:
     """Shape of an image's map: (S, S) where the type's name ends in _S, as in slic100_224, else the image's.
 
-    A generation's number is no size: maps of gen_0003 have their images'.
+    A generation's number is no size, nor is an epoch's: maps of gen_0003 and epoch_0003 have their images'.
 
     Args:
         mask_type: the name of the type's folder.
         image_shape: (H, W) or (H, W, 3) of the upright image.
     """
-    side = None if _is_generation(mask_type) else re.search(r"_(\d+)$", mask_type)
+    is_number = _is_generation(mask_type) or _is_epoch(mask_type)
+    side = None if is_number else re.search(r"_(\d+)$", mask_type)
     return (int(side[1]), int(side[1])) if side else (image_shape[0], image_shape[1])
 
 
@@ -191,6 +204,8 @@ def check_label_maps(mask_dir: str | Path, mask_type: str, images: ImageList) ->
             raise DataError(
                 f"{start}; a CYBORGS run makes such maps of its own features: copy that folder of the run whole"
             )
+        if _is_epoch(mask_type):
+            raise DataError(f"{start}; make those of an R2O run with `python -m tools.region_maps RUN`")
         command = shlex.join(
             ["python", "-m", "tools.make_masks", "--dataset_dir", str(_dataset_dir(images)), "--split", images.split]
             + ["--output_dir", str(mask_dir), "--mask_type", mask_type]

@@ -176,8 +176,17 @@ class R2OViews(TwoViews):
         """
         photo = self._read(key)
         _, item = self._cut_views(photo, key)
+        return {**item, **self._whole(photo)}
+
+    def whole(self, key: tuple[int, int]) -> dict:
+        """What the item of (epoch, index) says of the whole image, without its views: `spanning`, `superpixels`, `seed` and
+        `unreadable`. Raises as `__getitem__`.
+        """
+        photo = self._read(key)
+        return {**self._whole(photo), "seed": derive_seed(self.seed, *key), "unreadable": photo.unreadable}
+
+    def _whole(self, photo: Photo) -> dict:
         return {
-            **item,
             "spanning": cut_image(photo.image, WHOLE, size=self.spanning_size),
             "superpixels": label_tensor(self._superpixels(photo)),
         }

@@ -108,6 +108,10 @@ class CheckpointStore:
         """Whether there is no checkpoint."""
         return not self._entries()
 
+    def paths(self) -> list[Path]:
+        """The checkpoints that are kept, in the order in which they were written."""
+        return [entry.path for entry in reversed(self._entries())]
+
     def _newest_whole(self, map_location: str | torch.device) -> tuple[dict[str, Any] | None, Path | None]:
         entries = self._entries()
         for entry in entries:

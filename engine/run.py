@@ -19,7 +19,7 @@ from engine.precision import Precision
 from utils.config import Section, dump_config
 from utils.distributed import all_reduce_max, barrier, broadcast_object, is_main, world_size
 from utils.errors import PREEMPTED, UserError
-from utils.files import atomic_write_bytes
+from utils.files import atomic_write_bytes, read_json
 from utils.log import RunLog, setup_logging
 from utils.progress import ProgressBar
 
@@ -197,6 +197,14 @@ def stops_at_once() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def find_checkpoints(folder: Path, config: dict[str, Any]) -> list[Path]:
+    """The checkpoints of a run that is there, oldest first, wherever the config in its folder put them."""
+    settings = config["checkpoint"]
+    stamp = read_json(folder / "run.json")["stamp"]
+    place = Place(folder, stamp, resumes=True)
+    return _open_store(place, settings["ckpt_path"], config["model"]["backbone"]["type"], settings["keep_last"]).paths()
 
 
 def _open_store(place: Place, template: str | None, backbone: str, keep_last: int) -> CheckpointStore:

@@ -18,8 +18,7 @@ from evaluation.probe_data import ProbeData
 FeatureMap = Callable[[Tensor], Tensor]
 # Pixels of an image that the segmentation probe is fitted to, drawn at random.
 _PIXELS_PER_IMAGE = 32
-# Images that are worked on at a time, for the sake of memory.
-_BATCH = 250
+_BATCH = 250  # images that are worked on at a time, for the sake of memory
 
 
 class Scores(NamedTuple):
@@ -79,8 +78,8 @@ def compare_backbones(
     Returns:
         "region accuracy" and "segmentation mIoU".
     """
-    parts = _random_parts(len(train.images), num_seeds, train_share, seed)
-    scores = [_probe(backbone, train, val, parts, ridge=ridge) for backbone in (pretrained, untrained)]
+    options = {"num_seeds": num_seeds, "train_share": train_share, "ridge": ridge, "seed": seed}
+    scores = [probe_backbone(backbone, train, val, **options) for backbone in (pretrained, untrained)]
     classes = val.categories[val.categories >= 0]
     background = torch.zeros_like(val.segmentation)
     chances = {
@@ -88,6 +87,34 @@ def compare_backbones(
         "segmentation mIoU": mean_iou(background, val.segmentation, num_classes=val.num_classes + 1),
     }
     return {name: Comparison(scores[0][name], scores[1][name], chance) for name, chance in chances.items()}
+
+
+def probe_backbone(
+    backbone: FeatureMap,
+    train: ProbeData,
+    val: ProbeData,
+    *,
+    num_seeds: int = 5,
+    train_share: float = 0.5,
+    ridge: float = 1e-2,
+    seed: int = 0,
+) -> dict[str, Scores]:
+    """Both probes on one backbone; all as in `compare_backbones`, but one random part is enough."""
+    parts = _random_parts(len(train.images), num_seeds, train_share, seed)
+    train_features, val_features = (extract_features(backbone, data.images) for data in (train, val))
+    regions = _region_accuracies(train_features, val_features, train, val, parts, ridge=ridge)
+    pixels = _segmentation_mious(train_features, val_features, train, val, parts, ridge=ridge)
+    return {"region accuracy": regions, "segmentation mIoU": pixels}
+
+
+def feature_spread(features: Tensor) -> float:
+    """0 where all images look the same, 1 for directions spread evenly: of (N, D, h, w) features, averaged over cells, as unit
+    vectors, the standard deviation over images, averaged over dimensions, times sqrt(D).
+
+    Source: SimSiam (Chen and He, CVPR 2021), section 4.1, there of projections.
+    """
+    rows = F.normalize(features.mean((2, 3)), dim=1)
+    return (rows.std(0, correction=0).mean() * rows.shape[1] ** 0.5).item()
 
 
 def format_comparisons(comparisons: Mapping[str, Comparison]) -> str:
@@ -176,16 +203,6 @@ def fit_linear(
     gram = inputs.T @ (share * inputs) + ridge * torch.eye(inputs.shape[1], dtype=torch.float64)
     weight = torch.linalg.solve(gram, inputs.T @ (share * (targets - bias)))
     return LinearClassifier(*(tensor.float() for tensor in (mean, scale, weight, bias)))
-
-
-def _probe(
-    backbone: FeatureMap, train: ProbeData, val: ProbeData, parts: list[Tensor], *, ridge: float
-) -> dict[str, Scores]:
-    """Both probes' scores on one backbone, fitted to each of the parts of the training images."""
-    train_features, val_features = (extract_features(backbone, data.images) for data in (train, val))
-    regions = _region_accuracies(train_features, val_features, train, val, parts, ridge=ridge)
-    pixels = _segmentation_mious(train_features, val_features, train, val, parts, ridge=ridge)
-    return {"region accuracy": regions, "segmentation mIoU": pixels}
 
 
 def _region_accuracies(

@@ -2,30 +2,30 @@
 
     python -m tools.visualize_masks RUN [--count 8] [--output RUN/generations.png] [--annotations FILE | --segments DIR]
 
-One row an image: photo, first masks, each generation in RUN/masks, and what people drew where it is given, with the number of
-labels. A region has the colour of the region before it that it fits best.
+One row an image: photo, first masks, each generation in RUN/masks (of R2O: superpixels, and the epochs that `tools.region_maps`
+made maps of), and what people drew where it is given, with the number of labels. A region has the colour of the region before it
+that it fits best.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import yaml
 from PIL import Image, ImageDraw, ImageFont
 from scipy.optimize import linear_sum_assignment
 
 from data.images import UnreadableImage, read_image
-from data.label_maps import LabelMapError, dense_labels, generation_type, label_map_path, read_label_map
-from data.listing import ImageList, find_images
+from data.label_maps import LabelMapError, dense_labels, label_map_path, read_label_map
+from data.listing import ImageList
 from data.masked_views import MaskFolder
 from evaluation.truths import Truth, add_truth_arguments, chosen_truth
 from tools.pictures import TILE, paint_regions, resize, spread, stack
+from tools.run_masks import find_run_masks
 from utils.cli import positive, shows_errors
 from utils.distributed import is_main
-from utils.errors import DataError, UserError
+from utils.errors import DataError
 from utils.log import RunLog
 
 _CAPTION = 16  # height of the line above a tile, in pixels
@@ -160,46 +160,20 @@ def _grey() -> np.ndarray:
     return np.full((TILE, TILE, 3), _GREY, dtype=np.uint8)
 
 
-class RunMasks(NamedTuple):
-    """The label maps that a run was trained on.
-
-    dataset_dir: data.image_dir of its config.
-    images: the listing.
-    folders: one a generation, from the first on.
-    """
-
-    dataset_dir: Path
-    images: ImageList
-    folders: list[MaskFolder]
-
-
-def find_run_masks(run: Path) -> RunMasks:
-    """What a run's folder says of its masks.
-
-    Raises:
-        UserError: no run, or a run without label maps; DataError where its images are not there.
-    """
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{run}: no config.yaml there; give the folder of a run")
-    settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["data"]
-    images = find_images(settings["image_dir"], split=settings["split"], subset=settings["subset"])
-    folders = find_generations(run, settings, images.split)
-    if not folders:
-        raise UserError(f"{run}: neither data.mask_type of its config.yaml nor {run}/masks holds label maps to show")
-    return RunMasks(Path(settings["image_dir"]), images, folders)
-
-
-def run_sheet(run: Path, *, count: int, columns: int | None = None, truth: Truth | None = None) -> np.ndarray:
+def run_sheet(
+    run: Path, *, count: int, columns: int | None = None, truth: Truth | None = None, split: str | None = None
+) -> np.ndarray:
     """The sheet of a run's folder.
 
     Args:
         count: images, evenly spaced over the listing.
         columns: generations shown, evenly spaced from the first to the last; None for all.
         truth: as in `generation_sheet`.
+        split: by default what the run was trained on.
     Raises:
         UserError, DataError: as `find_run_masks`.
     """
-    _, images, folders = find_run_masks(run)
+    _, images, folders = find_run_masks(run, split=split)
     indices = spread(min(count, len(images)), len(images))
     return generation_sheet(images, spread_over(folders, columns or len(folders)), indices, truth=truth)
 
@@ -209,21 +183,6 @@ def spread_over(folders: Sequence[MaskFolder], columns: int) -> list[MaskFolder]
     return [folders[place] for place in spread(min(columns, len(folders)), len(folders))]
 
 
-def find_generations(run: Path, settings: dict, split: str) -> list[MaskFolder]:
-    """Where a run's first label maps lie, and those that it made.
-
-    Args:
-        settings: the `data` section of its config.
-    """
-    made = sorted(path.parent.name for path in (run / "masks").glob(f"gen_*/{split}"))
-    folders = [MaskFolder(run / "masks", name) for name in made]
-    mask_type = settings.get("mask_type")
-    # A run that began with masks of its own has not looked at these.
-    if mask_type and generation_type(0) not in made:
-        folders.insert(0, MaskFolder(settings.get("mask_dir") or f"{settings['image_dir']}/masks", mask_type))
-    return [folder for folder in folders if Path(*folder, split).is_dir()]
-
-
 @shows_errors
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -231,10 +190,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=positive, default=8, help="images, evenly spaced over the listing")
     parser.add_argument("--columns", type=positive, help="generations shown; by default all")
     parser.add_argument("--output", type=Path, help="the PNG to write; by default RUN/generations.png")
+    parser.add_argument("--split", help="by default what the run was trained on")
     add_truth_arguments(parser)
     arguments = parser.parse_args(argv)
     truth = chosen_truth(arguments)
-    sheet = run_sheet(arguments.run, count=arguments.count, columns=arguments.columns, truth=truth)
+    options = {"count": arguments.count, "columns": arguments.columns, "split": arguments.split}
+    sheet = run_sheet(arguments.run, truth=truth, **options)
     output = arguments.output or arguments.run / "generations.png"
     Image.fromarray(sheet).save(output)
     print(output)

@@ -12,6 +12,7 @@ from data.label_maps import (
     check_label_maps,
     dense_labels,
     enlarge,
+    epoch_type,
     expected_shape,
     find_defect,
     generation_type,
@@ -85,6 +86,15 @@ def test_the_map_of_a_generation_is_made_again_by_its_run(tmp_path, folder):
         check_label_maps(tmp_path, generation_type(3), find_images(folder))
 
 
+def test_the_map_of_an_epochs_regions_is_made_again_of_its_run(tmp_path, folder):
+    with pytest.raises(
+        LabelMapError, match="epoch_0003.*a.jpg.png: .*`python -m tools.region_maps RUN` makes it again"
+    ):
+        read_label_map(label_map_path(tmp_path, epoch_type(3), "train", "a.jpg"))
+    with pytest.raises(DataError, match="make those of an R2O run with `python -m tools.region_maps RUN`"):
+        check_label_maps(tmp_path, epoch_type(3), find_images(folder))
+
+
 def test_a_map_lies_below_type_and_split_under_the_images_whole_name():
     path = label_map_path("masks", "slic100_224", "train", "n01/a.JPEG")
     assert path.as_posix() == "masks/slic100_224/train/n01/a.JPEG.png"
@@ -109,7 +119,7 @@ def test_missing_maps_are_found_by_name(folder):
         ("slic100_224", (224, 224)),
     ]
     + [("kmeans_7", (7, 7)), ("fh_opencv", (30, 40)), ("ground7", (30, 40))]
-    + [("gen_0003", (30, 40)), ("gen_12345", (30, 40)), ("my_gen_0003", (3, 3))],
+    + [("gen_0003", (30, 40)), ("gen_12345", (30, 40)), ("my_gen_0003", (3, 3)), ("epoch_0012", (30, 40))],
 )
 def test_a_number_at_the_end_of_the_types_name_is_the_maps_side(mask_type, shape):
     assert expected_shape(mask_type, (30, 40)) == expected_shape(mask_type, (30, 40, 3)) == shape

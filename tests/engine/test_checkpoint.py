@@ -57,6 +57,7 @@ def test_the_last_few_and_all_permanent_ones_are_kept(tmp_path):
     save(store, 20, epoch=2, permanent=True)
     kept = ["checkpoint_1.pth", "checkpoint_1_step12.pth", "checkpoint_1_step13.pth", "checkpoint_2.pth"]
     assert names(store) == sorted(kept + [f"{name}.json" for name in kept])
+    assert [path.name for path in store.paths()] == kept
     assert newest_step(store) == 20
 
 

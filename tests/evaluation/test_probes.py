@@ -8,9 +8,11 @@ from evaluation.probes import (
     Scores,
     compare_backbones,
     extract_features,
+    feature_spread,
     fit_linear,
     format_comparisons,
     pool_objects,
+    probe_backbone,
     sample_pixels,
 )
 
@@ -54,6 +56,24 @@ def test_features_that_hold_the_class_score_full_and_features_that_do_not_score_
 def test_equal_backbones_show_no_learning():
     report = compare_backbones(seeing, seeing, squares(40, seed=0), squares(40, seed=1), num_seeds=2)
     assert not any(row.learned for row in report.values())
+
+
+def test_one_backbone_scores_what_it_does_beside_another():
+    train, val = squares(40, seed=0), squares(30, seed=1)
+    report = compare_backbones(seeing, blind, train, val, num_seeds=2)
+    alone = probe_backbone(seeing, train, val, num_seeds=2)
+    assert alone == {name: row.pretrained for name, row in report.items()}
+    first = probe_backbone(seeing, train, val, num_seeds=1)
+    assert {name: one.values for name, one in first.items()} == {n: one.values[:1] for n, one in alone.items()}
+
+
+def test_features_of_even_directions_have_a_spread_of_one_whatever_their_length_and_equal_ones_none():
+    features = torch.randn(4000, 32, 1, 1, generator=torch.Generator().manual_seed(0))
+    length = torch.linspace(0.1, 10, 4000)[:, None, None, None]
+    assert feature_spread(features * length) == pytest.approx(1, abs=0.01)
+    assert feature_spread(features[:1].expand(9, -1, 3, 3) * length[:9]) == pytest.approx(0, abs=1e-6)
+    # Cells of an image are averaged before they are compared.
+    assert feature_spread(torch.tensor([1.0, -1]).view(1, 1, 1, 2) + features) == pytest.approx(1, abs=0.01)
 
 
 def test_probes_are_judged_on_images_they_were_not_fitted_to():

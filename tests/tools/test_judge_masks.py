@@ -7,6 +7,7 @@ from PIL import Image
 
 from data.label_maps import label_map_path, write_label_map
 from tools.judge_masks import judge_masks, main
+from utils.files import read_json
 
 
 @pytest.fixture
@@ -42,8 +43,9 @@ def test_a_generation_that_is_not_complete_is_left_out(run):
     assert list(judge_masks(run)) == ["own", "gen_0002"]
 
 
-def test_the_command_prints_a_row_a_generation(run, capsys):
+def test_the_command_prints_a_row_a_generation_and_keeps_it(run, capsys):
     assert main([str(run)]) == 0
+    assert read_json(run / "mask_quality.json")["gen_0002"]["ari"] == 1
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
         "masks",
         "own",

@@ -13,7 +13,8 @@ from evaluation.truths import HumanSegments
 from tests.tools.picture_log import Log
 from tools import visualize_masks
 from tools.pictures import GAP, TILE, colour, resize
-from tools.visualize_masks import GenerationPictures, find_generations, follow_labels, generation_sheet, main
+from tools.run_masks import find_generations
+from tools.visualize_masks import GenerationPictures, follow_labels, generation_sheet, main
 
 CAPTION = 16
 DOWN, ACROSS = TILE + CAPTION + GAP, TILE + GAP
