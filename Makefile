@@ -5,7 +5,7 @@ METHOD ?= r2o
 RUN = runs/demo/$(METHOD)
 PY = $(VENV)/bin/python
 
-.PHONY: env demo eval-demo demo-long demo-data test test-slow benchmark clean
+.PHONY: env demo eval-demo demo-long demo-data browser test test-slow results-cpu results-gpu benchmark clean
 .DELETE_ON_ERROR:
 
 env: $(VENV)/.ready
@@ -33,11 +33,21 @@ eval-demo: demo-data
 demo-long: demo-data
 	$(PY) -m tools.demo --method $(METHOD) --long
 
+# Chromium by apt-get, where it is missing and can be had; without it test-slow leaves out how the report's page looks.
+browser:
+	@scripts/install_browser.sh
+
 test: env
 	$(PY) -m pytest -q -m "not slow" tests
 
 test-slow: env
 	$(PY) -m pytest -q -m slow tests
+
+# What each method learns, by one protocol: docs/results.md. MINUTES=9 stops after so many, and the same line goes on.
+# PYTHON=python3 on this line takes an interpreter that has everything, on a machine without network.
+OWN_PYTHON = $(findstring command,$(origin PYTHON))
+results-cpu results-gpu: results-%: $(if $(OWN_PYTHON),,env)
+	$(if $(OWN_PYTHON),$(PYTHON),$(PY)) -m benchmarks.results --size $* $(if $(MINUTES),--minutes $(MINUTES))
 
 benchmark: env
 	$(PY) -m benchmarks.training --method $(METHOD)

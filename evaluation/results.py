@@ -93,9 +93,9 @@ def read_results(folder: Path) -> dict[str, Any]:
     return entry
 
 
-def format_results(entries: Sequence[Mapping[str, Any]]) -> str:
-    """A table of evaluations: one row a program, protocol and metric, one column for each of the weights, or for each time
-    that they were judged by one protocol.
+def results_table(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows of a table of evaluations, in percent: one row a program, protocol and metric, one column for each of
+    the weights, or for each time that they were judged by one protocol.
     """
     columns: dict[str, None] = {}
     rows: dict[tuple[str, str], dict[str, float]] = {}
@@ -107,11 +107,16 @@ def format_results(entries: Sequence[Mapping[str, Any]]) -> str:
         columns[column] = None
         for metric, value in entry["metrics"].items():
             rows.setdefault((protocol, metric), {})[column] = value
-    table = [["protocol", "metric", *columns]]
-    table += [
+    return ["protocol", "metric", *columns], [
         [protocol, metric, *(f"{100 * values[column]:.2f}" if column in values else "-" for column in columns)]
         for (protocol, metric), values in rows.items()
     ]
+
+
+def format_results(entries: Sequence[Mapping[str, Any]]) -> str:
+    """`results_table` as lines of text, its columns aligned."""
+    head, rows = results_table(entries)
+    table = [head, *rows]
     widths = [max(map(len, column)) for column in zip(*table)]
     lines = [
         "  ".join(_align(cell, width, place) for place, (cell, width) in enumerate(zip(row, widths))) for row in table
