@@ -22,9 +22,9 @@ from utils.sections import Common
 
 
 def schema_of(name: str) -> type[Section]:
-    """The config schema of a method, in METHOD_config.py, or of evaluation.PROGRAM, in a file of its own or the program's."""
-    found = importlib.util.find_spec(f"{name}_config")
-    module = importlib.import_module(f"{name}_config" if found else name)
+    """The config schema of a method, in METHOD_config.py or its main, or of evaluation.PROGRAM, in a file of its own or its."""
+    found = next(filter(importlib.util.find_spec, (f"{name}_config", f"{name}_main")), name)
+    module = importlib.import_module(found)
     return next(
         value
         for value in vars(module).values()

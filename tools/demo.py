@@ -1,6 +1,6 @@
 """The demo: pretrain on the embedded scenes, show the regions, and say what the backbone learned.
 
-python -m tools.demo [--method r2o|detconb|resim|orl|cyborgs] [--long]
+python -m tools.demo [--method r2o|detconb|resim|orl|cyborgs|...] [--long]
 """
 
 import argparse
@@ -38,10 +38,11 @@ def main(argv: list[str] | None = None) -> int:
     run = Path("runs") / name / arguments.method
     path = find_config(name, method=arguments.method)
     config, _ = load_config(path, schema_of(arguments.method))
-    # A grid is made by the run that begins with it.
-    if config.data.mask_type is not None and not config.data.mask_type.startswith("grid"):
+    # Not every method has label maps, and a grid is made by the run that begins with it.
+    mask_type = getattr(config.data, "mask_type", None)
+    if mask_type is not None and not mask_type.startswith("grid"):
         making = ["tools.make_masks", "--dataset_dir", str(DATA), "--split", "train", "val"]
-        making += ["--mask_type", config.data.mask_type]
+        making += ["--mask_type", mask_type]
         print(f"Making masks: python -m {' '.join(making)}")
         code = run_python("-m", *making)
         if code:
