@@ -10,7 +10,6 @@ import argparse
 import datetime
 import os
 import platform
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from data.images import read_image
 from data.listing import find_images
 from data.mask_makers import FH, Grid, Maker, OpenCVFH, Slic
 from evaluation.map_scores import adjusted_rand_index, contingency
+from utils.cores import processor_name
 from utils.errors import UserError
 from utils.files import atomic_write_bytes
 from utils.marks import renew_marked
@@ -137,18 +137,9 @@ def report(scores: dict[str, Scores], num_photos: int) -> str:
         f"{100 * np.mean(against_fh < 0.5):.0f} % of the photographs.",
         "",
         f"{num_photos} photographs of BSDS500, {datetime.date.today().isoformat()}, one of {os.cpu_count()} cores of an "
-        f"{_processor()}, {versions}.",
+        f"{processor_name()}, {versions}.",
     ]
     return "\n".join(lines)
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    name = re.search(r"model name\s*:\s*(.+)", text)
-    return name[1].strip() if name else platform.machine()
 
 
 def main(argv: list[str] | None = None) -> None:
