@@ -40,9 +40,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     manifest = read_manifest(arguments.size)
     runs = chosen_runs(manifest, arguments.only)
-    execution = Execution(threads=manifest.threads, minutes=arguments.minutes)
+    jobs = arguments.jobs or manifest.at_once
+    execution = Execution(threads=manifest.threads, jobs=jobs, minutes=arguments.minutes)
     prepare_data(manifest, execution)
-    failed = run_all(arguments.size, manifest, runs, execution, jobs=arguments.jobs or manifest.at_once)
+    failed = run_all(arguments.size, manifest, runs, execution, jobs=jobs)
     done = sum((run_dir(arguments.size, *run) / RESULT).is_file() for run in runs)
     print(f"{done} of {len(runs)} runs are done.", flush=True)
     if failed:
@@ -84,7 +85,7 @@ def run_all(
         except UserError as error:
             failed.append(str(error))
             return
-        for step in steps_of(size, manifest, *run, folder, jobs=jobs):
+        for step in steps_of(size, manifest, *run, folder):
             if step.leaves.is_file():
                 continue
             if execution.stopped:

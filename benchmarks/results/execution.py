@@ -23,11 +23,13 @@ class Execution:
 
     Args:
         threads: CPU threads of each.
+        jobs: how many run at a time, which is noted beside their seconds.
         minutes: after so many, or after Ctrl-C, SIGTERM or SIGHUP, programs are asked to stop, and `stopped` is set; None for
             no end.
     """
 
-    def __init__(self, *, threads: int, minutes: float | None = None):
+    def __init__(self, *, threads: int, jobs: int = 1, minutes: float | None = None):
+        self._jobs = jobs
         self._environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         self._running: set[subprocess.Popen] = set()
         # Reentrant: a signal may come while it is held.
@@ -103,8 +105,9 @@ class Execution:
             self._running.discard(process)
         return code
 
-    @staticmethod
-    def _note(folder: Path, name: str, seconds: float) -> None:
+    def _note(self, folder: Path, name: str, seconds: float) -> None:
         path = folder / SECONDS
         noted = read_json(path) if path.is_file() else {}
-        write_json(path, {**noted, name: noted.get(name, 0) + seconds})
+        before = noted.get(name, {"seconds": 0, "at_once": 0})
+        now = {"seconds": before["seconds"] + seconds, "at_once": max(before["at_once"], self._jobs)}
+        write_json(path, {**noted, name: now})

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 from PIL import Image
 
-from benchmarks.results.orderings import CEILING, FIXED_K, IMAGE_LEVEL, OBJECT_LEVEL, UNREFINED
+from benchmarks.results.orderings import CEILING, FIRST_MASKS, FIXED_K, IMAGE_LEVEL, OBJECT_LEVEL, UNREFINED, VARIATION
 from benchmarks.results.summary import MAIN_METRIC, UNTRAINED, Row, made_regions, mean_curve
 from utils.files import atomic_write_bytes
 
@@ -27,6 +27,7 @@ _STYLE = {
     "detconb_fh": ("#d55e00", "-"),
     CEILING: ("#8b1a1a", "--"),
     "cyborgs": ("#cc79a7", "-"),
+    FIRST_MASKS: ("#cc79a7", ":"),
     "resim": ("#a89000", "-"),
     "orl": ("#e69f00", "-"),
     "byol": ("#000000", ":"),
@@ -37,11 +38,11 @@ _STYLE = {
     "fh": ("#d55e00", "--"),
 }
 _GROUPS = {"object": "#0072b2", "image": "#e69f00", "reference": "#8c8c8c"}
-# Of the learning curves: a row that is in none comes to the first.
+# Of the learning curves: a row that is in none comes to the first, but for variations, which the tables have.
 _PANELS = {
     "Methods": (*OBJECT_LEVEL, *IMAGE_LEVEL),
     "R2O: which regions": ("r2o", *FIXED_K, UNREFINED),
-    "DetCon-B's and CYBORGS' masks": ("detconb_fh", "cyborgs", CEILING),
+    "DetCon-B's and CYBORGS' masks": ("detconb_fh", "cyborgs", CEILING, FIRST_MASKS),
 }
 _QUALITIES = ("best IoU", "ARI", "boundary F")
 
@@ -53,7 +54,8 @@ def learning_curves(rows: Mapping[str, Row]) -> Figure | None:
     if not shown:
         return None
     panels = {title: [name for name in names if name in shown] for title, names in _PANELS.items()}
-    panels["Methods"] += [name for name in shown if name not in set().union(*_PANELS.values())]
+    placed = set().union(*_PANELS.values())
+    panels["Methods"] += [name for name in shown if name not in placed and shown[name].group != VARIATION]
     # A panel of one line would repeat what the first one shows.
     panels = {title: names for title, names in panels.items() if len(names) > (title != "Methods")}
     figure, axes = _panels(1, len(panels), height=4.6)

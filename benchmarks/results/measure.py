@@ -48,9 +48,7 @@ _POINTS = 100
 Row = dict[str, Any]
 
 
-def measure(
-    size: str, manifest: Manifest, name: str, seed: int, folder: Path, *, jobs: int, device: torch.device
-) -> Row:
+def measure(size: str, manifest: Manifest, name: str, seed: int, folder: Path, *, device: torch.device) -> Row:
     """What result.json holds; docs/results.md shows it."""
     entry, trained = manifest.runs[name], run_folder(folder / "pretrain")
     logged = read_log(trained)
@@ -65,7 +63,7 @@ def measure(
         "settings": all_settings(manifest, entry, seed),
         "group": entry.group,
         "images": sum(images_seen(one) for one in {trained, folder / "pretrain" / "stage1"}),
-        "cost": cost(manifest, folder, logged, jobs=jobs),
+        "cost": cost(manifest, folder, logged),
         "metrics": metrics(manifest, folder, trained, device=device),
         "history": history(manifest, trained, device=device) if has_method else [],
         "losses": curve(logged, "total_loss"),
@@ -91,16 +89,18 @@ def images_seen(run: Path) -> int:
     return logged[-1]["step"] * config["data"]["train_batch_size"] * config["optimizer"]["accumulate_steps"]
 
 
-def cost(manifest: Manifest, folder: Path, logged: list[Row], *, jobs: int) -> Row | None:
+def cost(manifest: Manifest, folder: Path, logged: list[Row]) -> Row | None:
     """Seconds of the whole program, with what it does beside training, and the usual rate of training itself."""
     if not logged:
         return None
     noted = read_json(folder / SECONDS) if (folder / SECONDS).is_file() else {}
+    if "pretrain" not in noted:
+        # The benchmark was killed while it went on, so nobody knows.
+        return None
     return {
-        # None where the benchmark was killed while it went on.
-        "seconds": noted.get("pretrain"),
+        "seconds": noted["pretrain"]["seconds"],
         "images_per_second": statistics.median(row["images_per_second"] for row in logged),
-        "at_once": jobs,
+        "at_once": noted["pretrain"]["at_once"],
         "threads": manifest.threads,
     }
 
@@ -196,7 +196,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--name", required=True, help="a run of the manifest")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--folder", type=Path, required=True, help="the run's")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which the result notes")
     arguments = parser.parse_args(argv)
     result = measure(
         arguments.size,
@@ -204,7 +203,6 @@ def main(argv: list[str] | None = None) -> int:
         arguments.name,
         arguments.seed,
         arguments.folder,
-        jobs=arguments.jobs,
         device=launch(None, distributed=False),
     )
     write_json(arguments.folder / RESULT, result)

@@ -25,11 +25,10 @@ class Step(NamedTuple):
     leaves: Path  # exists when the step is done
 
 
-def steps_of(size: str, manifest: Manifest, name: str, seed: int, folder: Path, *, jobs: int = 1) -> list[Step]:
+def steps_of(size: str, manifest: Manifest, name: str, seed: int, folder: Path) -> list[Step]:
     """The steps of a run.
 
     Args:
-        jobs: runs at a time, which its result notes.
         folder: the run's; its backbone comes to PRETRAIN/backbone.pth in it, its result to RESULT.
     """
     entry, pretrain = manifest.runs[name], folder / "pretrain"
@@ -37,7 +36,7 @@ def steps_of(size: str, manifest: Manifest, name: str, seed: int, folder: Path, 
     trained = pretrain / "stage3" if _has_stages(manifest, entry) else run_folder(pretrain)
     steps = [_pretraining(manifest, entry, seed, pretrain, trained)]
     own = ("-m", "benchmarks.results.measure", "--size", size, "--name", name, "--seed", str(seed))
-    steps.append(Step("measure", (*own, "--folder", str(folder), "--jobs", str(jobs)), folder / RESULT))
+    steps.append(Step("measure", (*own, "--folder", str(folder)), folder / RESULT))
     return steps
 
 
