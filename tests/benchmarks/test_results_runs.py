@@ -256,6 +256,7 @@ def test_a_small_benchmark_stops_goes_on_and_makes_its_page(tmp_path):
         assert {"linear segmentation mIoU", "region accuracy", "k-NN top-1"} <= result["metrics"].keys()
         assert result["images"] == (0 if name == "untrained" else 8 * 64)
     assert any("resuming from" in path.read_text() for path in results.glob("*/seed0/pretrain.txt"))
-    assert [row["epoch"] for row in found["byol"]["history"]] == list(range(9))
+    # The checkpoint of the moment that it was stopped at may be among them.
+    assert {row["epoch"] for row in found["byol"]["history"]} == set(range(9))
     assert [row["epoch"] for row in found["r2o"]["regions"] if row["masks"].startswith("epoch")] == list(range(9))
     assert found["untrained"]["metrics"] != read_json(results / "untrained/seed1/result.json")["metrics"]
