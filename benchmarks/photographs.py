@@ -11,7 +11,6 @@ segments. Writes DOCS/bsds500.json and two sheets, DOCS/bsds500_r2o.png and DOCS
 import utils.threads  # noqa: F401  isort: skip  before torch
 
 import argparse
-import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from tools.bootstrap import ensure_generation
 from tools.demo import run_python
 from tools.judge_masks import judge_masks
 from tools.make_masks import make_masks
+from tools.pictures import save_flat
 from tools.region_maps import make_region_maps
 from tools.run_masks import find_run_masks
 from tools.visualize_masks import run_sheet
@@ -161,9 +161,7 @@ def number(mask_type: str) -> int:
 def write_sheet(path: Path, run: Path, truth: Truth) -> None:
     """Some photographs by a run's epochs or generations, as a PNG of few colours."""
     sheet = Image.fromarray(run_sheet(run, count=_ROWS, columns=_COLUMNS, truth=truth))
-    buffer = io.BytesIO()
-    sheet.quantize(_PALETTE, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
-    atomic_write_bytes(path, buffer.getvalue())
+    save_flat(sheet, path, colours=_PALETTE)
 
 
 if __name__ == "__main__":

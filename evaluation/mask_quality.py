@@ -61,7 +61,7 @@ def score_masks(
         DataError: there is no truth for an image.
     """
     wanted = _with_maps(images, Path(mask_dir, mask_type, images.split), indices)
-    score = _ScoreMap(images, mask_dir, mask_type, truth)
+    score = ScoreMap(images, mask_dir, mask_type, truth)
     scores = []
     with ProgressBar(len(wanted), desc=mask_type) as bar:
         for result in _in_processes(score, wanted, workers or available_cores()):
@@ -87,7 +87,7 @@ def _with_maps(images: ImageList, folder: Path, indices: Sequence[int] | None) -
 
 
 @dataclass(frozen=True)
-class _ScoreMap:
+class ScoreMap:
     """Scores one image's map, by its index; what the workers get."""
 
     images: ImageList

@@ -2,6 +2,7 @@
 
 import argparse
 import colorsys
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,19 @@ from torch.utils.data import Dataset
 from data.views import collate
 from models.views import unfold_views
 from utils.distributed import is_main
+from utils.files import atomic_write_bytes
 from utils.log import RunLog
 from utils.method import Progress
 
 TILE = 160  # side of one image in a sheet, in pixels
 GAP = 4
+
+
+def save_flat(picture: Image.Image, path: Path, *, colours: int) -> None:
+    """Write a picture of flat areas as a PNG of so few colours, whole or not at all."""
+    buffer = io.BytesIO()
+    picture.quantize(colours, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+    atomic_write_bytes(path, buffer.getvalue())
 
 
 class RegionPictures:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks.results.orderings import CEILING, FIRST_MASKS, FIXED_K, IMAGE_LEVEL, OBJECT_LEVEL, UNREFINED, VARIATION
 from benchmarks.results.summary import MAIN_METRIC, UNTRAINED, Row, made_regions, mean_curve
-from utils.files import atomic_write_bytes
+from tools.pictures import save_flat
 
 _DOTS = 150  # per inch
 _COLOURS = 128  # of a PNG's palette: a figure of lines needs no more
@@ -204,10 +204,7 @@ def save(figure: Figure | None, path: Path) -> None:
         return
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DOTS, facecolor="white")
-    small = Image.open(buffer).convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
-    buffer = io.BytesIO()
-    small.save(buffer, format="PNG", optimize=True)
-    atomic_write_bytes(path, buffer.getvalue())
+    save_flat(Image.open(buffer).convert("RGB"), path, colours=_COLOURS)
 
 
 def _panels(rows: int, columns: int, *, height: float) -> tuple[Figure, list[Axes]]:

@@ -1,6 +1,5 @@
 """Sheets of the regions that runs of the learning benchmark made, epoch by epoch: scenes evenly chosen, and the worst ones."""
 
-import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -8,15 +7,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data.label_maps import LabelMapError, label_map_path, read_label_map
+from data.label_maps import LabelMapError, missing_label_maps
 from data.masked_views import MaskFolder
-from evaluation.map_scores import score_map
+from evaluation.mask_quality import ScoreMap
 from evaluation.truths import Truth, find_truth
-from tools.pictures import spread
+from tools.pictures import save_flat, spread
 from tools.run_masks import RunMasks, find_run_masks
 from tools.visualize_masks import generation_sheet, spread_over
 from utils.errors import UserError
-from utils.files import atomic_write_bytes, write_json
+from utils.files import write_json
 
 SHOWN = ("r2o", "cyborgs")
 _ROWS = 6
@@ -77,7 +76,8 @@ def _sheets(masks: RunMasks, own: list[MaskFolder], folder: Path, prefix: str, s
     entries = []
     for kind, scenes in chosen.items():
         file = f"{prefix}_{kind}.png"
-        _save(generation_sheet(masks.images, columns, scenes, truth=truth), folder / file)
+        sheet = generation_sheet(masks.images, columns, scenes, truth=truth)
+        save_flat(Image.fromarray(sheet), folder / file, colours=_COLOURS)
         entries.append(
             {
                 "file": file,
@@ -94,28 +94,16 @@ def _sheets(masks: RunMasks, own: list[MaskFolder], folder: Path, prefix: str, s
 
 def best_overlap_of_each(masks: RunMasks, folder: MaskFolder, truth: Truth) -> dict[int, float]:
     """Best IoU of images that have a label map in a folder and an object, by their index: the mean over their objects."""
-    paths = {
-        index: label_map_path(folder.mask_dir, folder.mask_type, masks.images.split, masks.images.name(index))
-        for index in range(len(masks.images))
-    }
-    made, fits = [index for index, path in paths.items() if path.is_file()], {}
+    score = ScoreMap(masks.images, *folder, truth)
+    where = Path(*folder, masks.images.split)
+    without = set(missing_label_maps(where, masks.images))
+    made, fits = [index for index in range(len(masks.images)) if index not in without], {}
     for place in spread(min(_JUDGED, len(made)), len(made)):
-        index = made[place]
-        name, path = masks.images.name(index), paths[index]
         try:
-            labels, people = read_label_map(path), truth(name)
+            found = score(made[place])
         except LabelMapError as error:
             _log.warning("left out: %s", error)
             continue
-        whole = Image.fromarray(labels).resize(people[0].shape[::-1], Image.Resampling.NEAREST)
-        score = score_map(np.asarray(whole), people, background=truth.background)
-        if score.objects:
-            fits[index] = score.overlap / score.objects
+        if found.objects:
+            fits[made[place]] = found.overlap / found.objects
     return fits
-
-
-def _save(sheet: np.ndarray, path: Path) -> None:
-    """A PNG of few colours: the sheet is of flat regions."""
-    buffer = io.BytesIO()
-    Image.fromarray(sheet).quantize(_COLOURS).save(buffer, format="PNG", optimize=True)
-    atomic_write_bytes(path, buffer.getvalue())

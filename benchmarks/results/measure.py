@@ -7,7 +7,6 @@ import utils.threads  # noqa: F401  isort: skip  before torch
 
 import argparse
 import importlib
-import json
 import math
 import os
 import platform
@@ -35,6 +34,7 @@ from evaluation.settings import Network
 from tools.judge_masks import judge_masks
 from tools.probe import feature_map, probe_history
 from tools.region_maps import make_region_maps
+from tools.report_data import read_metrics
 from utils.cli import shows_errors
 from utils.cores import processor_name
 from utils.distributed import launch
@@ -51,7 +51,7 @@ Row = dict[str, Any]
 def measure(size: str, manifest: Manifest, name: str, seed: int, folder: Path, *, device: torch.device) -> Row:
     """What result.json holds; docs/results.md shows it."""
     entry, trained = manifest.runs[name], run_folder(folder / "pretrain")
-    logged = read_log(trained)
+    logged, _ = read_metrics(trained / "metrics.jsonl")
     has_method = is_pretrained(entry)
     return {
         "name": name,
@@ -75,14 +75,9 @@ def measure(size: str, manifest: Manifest, name: str, seed: int, folder: Path, *
     }
 
 
-def read_log(run: Path) -> list[Row]:
-    path = run / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
 def images_seen(run: Path) -> int:
     """Images that a run was shown, each with its two views."""
-    logged = read_log(run)
+    logged, _ = read_metrics(run / "metrics.jsonl")
     if not logged:
         return 0
     config = yaml.safe_load((run / "config.yaml").read_text())
