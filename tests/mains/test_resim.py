@@ -142,6 +142,13 @@ def test_one_process_and_a_queue_of_more_keys_than_images_are_warned_of(folder, 
     assert "keys of" not in capsys.readouterr().err
 
 
+def test_keys_of_a_network_that_moves_too_fast_for_its_queue_are_warned_of(folder, capsys):
+    assert train(folder, "fast", "--max_steps", "1", "--set", "model.base_momentum=0.9") == 0
+    assert "8 steps, the key network forgets 57 %" in capsys.readouterr().err
+    assert train(folder, "slow", "--max_steps", "1", "--set", "model.base_momentum=0.99") == 0
+    assert "forgets" not in capsys.readouterr().err
+
+
 def test_windows_of_c4_alone_see_no_other_level(folder):
     neck = build(folder, model={"variant": "c4"}).method.neck
     assert isinstance(neck, FPN) and list(neck.lateral) == ["c4"]
