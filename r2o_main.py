@@ -19,7 +19,7 @@ from data.mask_makers import Slic
 from data.photometric import normalise, prepare_views
 from data.views import R2OViews
 from engine.place import find_run
-from engine.schedules import NO_CLUSTERING, num_clusters
+from engine.schedules import NO_CLUSTERING, clusters_by_epoch
 from models.heads import make_heads
 from models.r2o import R2O
 from r2o_config import ClusterSchedule, R2OConfig
@@ -90,13 +90,9 @@ def prepare(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_curriculum(schedule: ClusterSchedule) -> Callable[[Progress], int | None]:
-    """K at a Progress, None for no clustering; the release counts epochs from 1."""
-
-    def clusters(progress: Progress) -> int | None:
-        k = num_clusters(progress.epoch + 1, type=schedule.type, epochs=schedule.epochs, values=schedule.values)[1]
-        return None if k == NO_CLUSTERING else k
-
-    return clusters
+    """K at a Progress, None for no clustering."""
+    by_epoch = clusters_by_epoch(**schedule.model_dump())
+    return lambda progress: by_epoch(progress.epoch)
 
 
 def scale_by_clusters(rate: Schedule, clusters: Callable[[Progress], int | None], scale: float | None) -> Schedule:

@@ -51,6 +51,16 @@ def num_clusters(epoch: int, *, type: str, epochs: Sequence[int], values: Sequen
     return float(k), NO_CLUSTERING if count > MAX_CLUSTERS else max(count, 1)
 
 
+def clusters_by_epoch(*, type: str, epochs: Sequence[int], values: Sequence[float]) -> Callable[[int], int | None]:
+    """R2O's curriculum by epochs counted from 0, None for no clustering; arguments as of `num_clusters`."""
+
+    def clusters(epoch: int) -> int | None:
+        k = num_clusters(epoch + 1, type=type, epochs=epochs, values=values)[1]
+        return None if k == NO_CLUSTERING else k
+
+    return clusters
+
+
 def _warmup(step: int, *, steps: float, start: float) -> float:
     return start + (1 - start) * step / steps
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from engine.checkpoint import load_checkpoint
 from engine.run import find_checkpoints
-from engine.schedules import NO_CLUSTERING, num_clusters
+from engine.schedules import clusters_by_epoch
 from models.backbone import make_trunk
 from models.r2o import R2O
 
@@ -34,12 +34,7 @@ def find_moments(run: Path, config: dict[str, Any]) -> Iterator[Moment]:
     Raises:
         UserError: a checkpoint is damaged.
     """
-
-    def clusters(epoch: int) -> int | None:
-        # The release counts epochs from 1.
-        k = num_clusters(epoch + 1, **config["clustering"]["scheduler"])[1]
-        return None if k == NO_CLUSTERING else k
-
+    clusters = clusters_by_epoch(**config["clustering"]["scheduler"])
     yield Moment(0, 0, clusters(0), None)
     found: dict[int, Path] = {}
     for path in find_checkpoints(run, config):
