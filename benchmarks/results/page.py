@@ -36,9 +36,9 @@ _METRICS = f"""\
 *{MAIN_METRIC}*: a linear classifier of each pixel, fitted to halves of the training scenes, the mean of five, judged on
 others. *region accuracy*: the class of an object from the mean of its true mask's features. *k-NN top-1*: the class of an
 object's crop by its neighbours. *best IoU, K*: features of an image clustered into K, the cluster that fits an object best.
-*APbb*, *APmk*: detection, fine-tuned. *s* and *images/s*: of pretraining; the seconds are of all that it does, ORL's first
-stages and CYBORGS' masks among them. What ORL is judged by has seen as many images as the others, in its last stage, which
-begins anew after the first."""
+*APbb*, *APmk*: detection, fine-tuned. *s* and *images/s*: of pretraining, of the fastest seed; the seconds are of all that it
+does, ORL's first stages and CYBORGS' masks among them. What ORL is judged by has seen as many images as the others, in its last
+stage, which begins anew after the first."""
 _RULE = """\
 *std*, by which differences are measured, is the larger of the two rows' standard deviations over seeds; where one of them has one
 seed, the largest of all rows', marked †. Of two or three seeds it is a rough measure."""
