@@ -116,6 +116,8 @@ def learning(rows: Mapping[str, Row]) -> str:
     lines = []
     for one in found:
         verdict = f"**{one.verdict}**" if one.verdict == "FAILED" else one.verdict
+        if one.verdict == "the mean":
+            verdict += f", by {one.difference.errors:.1f} standard errors"
         spread = [f"{value:.2f}" if value is not None else _NONE for value in _feature_spread(one.row)]
         lines.append(
             [one.row.title, _score(one.row, MAIN_METRIC), _gain(one.difference), verdict, " → ".join(spread) or _NONE]
@@ -125,6 +127,10 @@ def learning(rows: Mapping[str, Row]) -> str:
         if failed
         else f"All {len(found)} runs are above it."
     )
+    if means := [one.row.title for one in found if one.verdict == "the mean"]:
+        summary += (
+            f" Of {', '.join(means)} it is the mean that is clearly above: seeds differ too much for the other rule."
+        )
     header = ["run", MAIN_METRIC, "above untrained", f"by more than {CLEARLY} std", "feature spread, first → last"]
     untrained = _score(rows[UNTRAINED], MAIN_METRIC)
     return f"The untrained backbone has {untrained}. {summary}\n\n{table(header, lines)}"

@@ -55,18 +55,29 @@ class Difference(NamedTuple):
     noise: the standard deviation over seeds that it is measured by: the larger of both rows', or where one of them has one seed
         the largest of all rows'; None where no row has two.
     is_own: whether it is of these two rows.
+    error: the standard error of the gain, which falls with the number of seeds as `noise` does not; None where `noise` is.
     """
 
     gain: float
     noise: float | None
     is_own: bool
+    error: float | None
+
+    @property
+    def errors(self) -> float | None:
+        """The gain in standard errors."""
+        return _ratio(self.gain, self.error)
 
     @property
     def deviations(self) -> float | None:
         """The gain in standard deviations."""
-        if self.noise is None:
-            return None
-        return self.gain / self.noise if self.noise else math.copysign(math.inf, self.gain) if self.gain else 0.0
+        return _ratio(self.gain, self.noise)
+
+
+def _ratio(gain: float, noise: float | None) -> float | None:
+    if noise is None:
+        return None
+    return gain / noise if noise else math.copysign(math.inf, gain) if gain else 0.0
 
 
 def difference(first: Row, second: Row, metric: str, rows: Iterable[Row]) -> Difference | None:
@@ -78,7 +89,11 @@ def difference(first: Row, second: Row, metric: str, rows: Iterable[Row]) -> Dif
     is_own = None not in own
     # What first weights scatter by says nothing of a training: one seed is measured by those that have several.
     every = own if is_own else [std for row in rows if (std := row.std(metric)) is not None]
-    return Difference(means[0] - means[1], max(every, default=None), is_own)
+    noise = max(every, default=None)
+    if noise is None:
+        return Difference(means[0] - means[1], None, is_own, None)
+    parts = [(noise if std is None else std) ** 2 / len(row.values(metric)) for row, std in zip((first, second), own)]
+    return Difference(means[0] - means[1], noise, is_own, math.sqrt(sum(parts)))
 
 
 def rows_of(results: Sequence[dict[str, Any]]) -> dict[str, Row]:

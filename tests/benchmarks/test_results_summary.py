@@ -53,7 +53,7 @@ def test_scores_are_per_cent_with_the_deviation_of_the_sample_over_make_seeds():
         [*make_untrained(0.09), *make_seeds("r2o", 0.2, 0.21, 0.22), *make_seeds("cyborgs", 0.3, 0.3), lacking]
     )
     text = sections.scores(rows)
-    assert cells(text, "R2O") == ["R2O", "3", "21.0 ± 1.0", "51.0 ± 1.0", "401", "101"]
+    assert cells(text, "R2O") == ["R2O", "3", "21.0 ± 1.0", "51.0 ± 1.0", "400", "101"]
     assert cells(text, "Untrained")[1:3] == ["1", "9.0"] and cells(text, "Untrained")[-2:] == ["–", "–"]
     assert cells(text, "CYBORGS")[2] == "30.0 ± 0.0 (n = 2)"
 
@@ -89,6 +89,19 @@ def test_a_run_that_is_not_clearly_above_the_untrained_backbone_has_failed():
     text = sections.learning(rows)
     assert "**FAILED: R2O, ORL.** 1 of 3" in text
     assert cells(text, "R2O")[2:4] == ["+2.9; +2.9 std†", "**FAILED**"] and cells(text, "BYOL")[3] == "yes"
+
+
+def test_where_seeds_differ_the_mean_may_be_clearly_above_all_the_same():
+    rows = rows_of([*make_untrained(0.09, 0.1, 0.11), *make_seeds("r2o", 0.11, 0.16, 0.16, 0.19, 0.16)])
+    (one,) = learned(rows)
+    std = math.sqrt((0.046**2 + 3 * 0.004**2 + 0.034**2) / 4)
+    assert one.difference.deviations == pytest.approx(0.056 / std) and one.difference.deviations < 3
+    assert (
+        one.difference.errors == pytest.approx(0.056 / math.sqrt(std**2 / 5 + 0.01**2 / 3))
+        and one.verdict == "the mean"
+    )
+    assert "the mean, by 4.0 standard errors" in sections.learning(rows)
+    assert "Of R2O it is the mean" in sections.learning(rows) and "FAILED" not in sections.learning(rows)
 
 
 def test_without_seeds_nothing_is_clear_but_a_failure():
