@@ -28,7 +28,7 @@ from wiring import Parts, Schedule, prepare
 
 _log = logging.getLogger(__name__)
 # Share of the key network that may be new by the time a key leaves the queue: as published 23 %. At 48 % whole images taught
-# nothing in docs/results.md: their loss fell while the network moved fast, and rose to chance as it came to rest.
+# little in docs/results.md: their loss fell while the network moved fast, and rose to chance as it came to rest.
 MOST_FORGOTTEN = 0.3
 
 

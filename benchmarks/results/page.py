@@ -41,10 +41,9 @@ does, ORL's first stages and CYBORGS' masks among them. What ORL is judged by ha
 stage, which begins anew after the first."""
 _RULE = """\
 *std*, by which differences are measured, is the larger of the two rows' standard deviations over seeds; where one of them has one
-seed, the largest of all rows', marked †. Of two or three seeds it is a rough measure. It does not
-fall with the number of seeds; the *standard error* of a difference of means does (each row's squared deviation over its seeds,
-added, and the root of that). Where a row is above by more than three of these and by less than three std, the table says
-*the mean*."""
+seed, the largest of all rows', marked †. Of two or three seeds it is a rough measure. It does not fall with the number of seeds;
+the *standard error* of a difference of means does (each row's squared deviation over its seeds, added, and the root of that).
+Where a row is above by more than three of these and by less than three std, the table says *the mean*."""
 _NOISE = f"*Yes* and *no*: the difference is more than {NOISE} std. Else it is *within noise*."
 _FIGURES = {
     "scores": f"{MAIN_METRIC}: object-level blue, image-level orange; the dashed line is the untrained backbone.",
