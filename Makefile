@@ -5,7 +5,7 @@ METHOD ?= r2o
 RUN = runs/demo/$(METHOD)
 PY = $(VENV)/bin/python
 
-.PHONY: env demo eval-demo demo-long demo-data browser test test-slow results-cpu results-gpu benchmark clean
+.PHONY: env demo eval-demo demo-long demo-data browser test test-slow results-cpu results-gpu benchmark audit clean
 .DELETE_ON_ERROR:
 
 env: $(VENV)/.ready
@@ -51,6 +51,13 @@ results-cpu results-gpu: results-%: $(if $(OWN_PYTHON),,env)
 
 benchmark: env
 	$(PY) -m benchmarks.training --method $(METHOD)
+
+# Known weaknesses: of the code (bandit; pyproject.toml says what is left out and why), and of the packages in $(VENV).
+PACKAGES = models losses data engine utils tools evaluation benchmarks
+audit: env
+	$(PY) -m uv tool run --quiet bandit --quiet --configfile pyproject.toml --recursive $(wildcard *.py) $(PACKAGES)
+	$(PY) -m uv tool run --quiet pip-audit --progress-spinner off \
+	  --path "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 clean:
 	rm -rf runs/demo runs/eval-demo demo_data

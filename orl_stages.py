@@ -15,7 +15,7 @@ from data.listing import ImageList
 from data.orl_files import read_all_proposals, read_correspondence, read_names, read_neighbours
 from data.proposals import proposal_type
 from data.ragged import Ragged, save_array
-from engine.run import stops_at_once
+from engine.stop import stops_at_once
 from models.encoder import Encoder
 from orl_config import ORLConfig
 from tools.box_pairs import count_forwards, find_pairs

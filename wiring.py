@@ -27,10 +27,12 @@ from engine.run import Run
 from engine.schedules import momentum_schedule, rate_schedule
 from models.backbone import Trunk, make_trunk
 from models.encoder import Encoder, make_encoder
-from utils.distributed import main_first, on_main, rank, world_size
+from utils.agreement import check_listing
+from utils.distributed import main_first, rank, world_size
 from utils.errors import UserError
 from utils.method import Progress
 from utils.sections import Backbone, Common, Data, SlowAverage
+from utils.shared import share_from_main
 from utils.sync_batch_norm import convert_sync_batchnorm
 
 _log = logging.getLogger(__name__)
@@ -82,8 +84,13 @@ def global_batch(config: Common) -> int:
 
 
 def list_images(settings: Data) -> ImageList:
-    """The images to train on; rank 0 lists and all share its list."""
-    images = on_main(lambda: find_images(settings.image_dir, split=settings.split, subset=settings.subset))
+    """The images to train on; rank 0 lists and all share its list, which must be that of every machine."""
+
+    def find() -> ImageList:
+        return find_images(settings.image_dir, split=settings.split, subset=settings.subset)
+
+    images = share_from_main(find)
+    check_listing(images, find)
     if settings.num_examples not in (None, len(images)):
         found = len(images)
         _log.warning(
@@ -190,7 +197,13 @@ def put_on_device(method: nn.Module, config: Common, device: torch.device) -> tu
     optimizer = build_optimizer(
         groups, type=settings.type, momentum=settings.momentum, lars_variant=settings.lars_variant
     )
-    precision = Precision(config.amp.opt_level, dtype=config.amp.dtype, backend=config.amp.backend, device=device)
+    precision = Precision(
+        config.amp.opt_level,
+        dtype=config.amp.dtype,
+        backend=config.amp.backend,
+        device=device,
+        clip_norm=settings.clip_norm,
+    )
     return *precision.prepare(method, optimizer), precision
 
 

@@ -21,8 +21,8 @@ from benchmarks.data_path import images_per_second, worker_milliseconds
 from tools.config_table import schema_of
 from utils.cli import shows_errors
 from utils.config import find_config, load_config
-from utils.distributed import launch
 from utils.errors import UserError
+from utils.launch import launch
 from wiring import Parts
 
 WARM_UP = 3

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from data.inside import check_name, check_size
 from data.object_sets import ObjectSet
 from data.ragged import Ragged
 from utils.errors import DataError
@@ -146,6 +147,9 @@ def _read(path: Path) -> dict[str, Any]:
                 [entry[key] for key in keys]
                 if not isinstance(entry["id"], int):
                     raise ValueError(f"the id {entry['id']!r} of one of its {part} is no whole number")
+        for entry in content["images"]:
+            check_name(entry["file_name"], path)
+            check_size(entry["width"], entry["height"])
         for entry in content["annotations"]:
             [entry[key] for key in ("id", "image_id", "category_id", "bbox")]
     except OSError as error:

@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from data.inside import check_size, jpeg_size
+
 _JPEG_START = b"\xff\xd8\xff"
 
 
@@ -40,17 +42,24 @@ def read_image(path: str | Path) -> np.ndarray:
     if not data:
         raise UnreadableImage(path, "the file is empty")
     if data.startswith(_JPEG_START):
-        image = _decode_jpeg(data)
+        image = _decode_jpeg(path, data)
         if image is not None:
             return image
     return _decode_with_pil(path, data)
 
 
-def _decode_jpeg(data: bytes) -> np.ndarray | None:
+def _decode_jpeg(path: str | Path, data: bytes) -> np.ndarray | None:
     """Decode a JPEG a third faster than PIL; None for one that OpenCV refuses, which PIL then judges.
 
     OpenCV 5 refuses truncated files; version 4 filled the rest with grey.
     """
+    size = jpeg_size(data)
+    if size is None:
+        return None
+    try:
+        check_size(*size)
+    except ValueError as error:
+        raise UnreadableImage(path, str(error)) from error
     try:
         return cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:
@@ -60,6 +69,7 @@ def _decode_jpeg(data: bytes) -> np.ndarray | None:
 def _decode_with_pil(path: str | Path, data: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
+            check_size(*image.size)
             return _rgb(ImageOps.exif_transpose(image))
     except Image.UnidentifiedImageError as error:
         raise UnreadableImage(path, "no known image format") from error

@@ -11,6 +11,7 @@ from PIL import Image
 
 from data.derived import missing_files, readable
 from data.images import read_image
+from data.inside import check_size, png_size
 from data.listing import ImageList
 from data.orientation import upright_shape
 from utils.errors import DataError
@@ -81,6 +82,11 @@ def read_label_map(path: str | Path) -> np.ndarray:
     except OSError as error:
         raise _unread(path, error.strerror or str(error)) from error
     is_png = encoded.startswith(_PNG_START)
+    if is_png:
+        try:
+            check_size(*png_size(encoded))
+        except ValueError as error:
+            raise _unread(path, str(error)) from error
     labels = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), cv2.IMREAD_UNCHANGED) if is_png else None
     if labels is None:
         raise _unread(path, "no complete PNG")

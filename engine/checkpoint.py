@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import pickle
-import platform
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils.distributed import broadcast_object, gather_objects, is_main, rank, world_size
 from utils.errors import UserError
-from utils.files import TEMPORARY_PREFIX, atomic_path, file_sha256, read_json, write_json
+from utils.files import TEMPORARY_PREFIX, atomic_path, file_sha256, is_sound_zip, read_json, write_json
+from utils.version import versions
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class CheckpointStore:
         path = self.folder / self._template.format(label)
         entries = self._entries()
         with atomic_path(path) as temporary:
-            torch.save({**state, "step": step, "epoch": epoch, "versions": _versions()}, temporary)
+            _write({**state, "step": step, "epoch": epoch, "versions": versions()}, temporary)
             # Described before it is in place: killed in between, a file of the same name from before must still match.
             checksums = [file_sha256(temporary), *([file_sha256(path)] if path.exists() else [])]
             description = {
@@ -157,6 +157,10 @@ def load_checkpoint(path: str | os.PathLike, *, map_location: str | torch.device
     checksums = _description(path).get("sha256", [])
     if checksums and file_sha256(path) not in checksums:
         raise UserError(f"{path} is damaged: its checksum differs from {_sidecar(path).name}. Use an older checkpoint")
+    if not checksums and not is_sound_zip(path):
+        raise UserError(
+            f"{path} is damaged: a part of it does not have its checksum. Use an older one, or copy it again"
+        )
     try:
         with torch.serialization.safe_globals(_SAFE_GLOBALS):
             return torch.load(path, map_location=map_location, weights_only=True)
@@ -215,8 +219,13 @@ def weights_sha256(module: nn.Module) -> str:
 
 def save_state(state: dict[str, Any], path: str | os.PathLike) -> None:
     """Write tensors, numbers, strings and containers of them, atomically; the same state gives the same bytes."""
-    # Given a path, torch would write its last part, here a random one, into the file.
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+    with atomic_path(path) as temporary:
+        _write(state, temporary)
+
+
+def _write(state: dict[str, Any], path: Path) -> None:
+    # Given a path, torch would write its last part, here a random one, into the file, and make a RuntimeError of a full disk.
+    with open(path, "wb") as file:
         torch.save(state, file)
 
 
@@ -238,7 +247,3 @@ def _description(path: Path) -> dict[str, Any]:
         return read_json(_sidecar(path))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return {}
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}

@@ -13,7 +13,9 @@ from torch.optim import Optimizer
 from engine.guard import FiniteGuard
 from engine.meter import Meter
 from engine.precision import Precision
-from engine.run import Run, StopRequest
+from engine.run import Run
+from engine.stop import StopRequest
+from utils import watch
 from utils.distributed import all_reduce_sum, rank, world_size
 from utils.errors import DataError, Preempted
 from utils.method import Method, Progress
@@ -87,6 +89,7 @@ def train_epochs(
     with StopRequest() as stop, run.progress_bar(total=plan.last_step, initial=step) as bar:
         while step < plan.last_step:
             epoch = step // plan.steps_per_epoch
+            watch.outside()
             yield epoch
             loader.set_epoch(epoch, start_batch=step % plan.steps_per_epoch * plan.accumulate_steps)
             batches = meter.timed(loader)
@@ -99,7 +102,9 @@ def train_epochs(
                 method.before_step(progress)
                 losses: dict[str, torch.Tensor] = {}
                 for micro in range(plan.accumulate_steps):
+                    watch.at(step, watch.READING)
                     batch = prepare(next(batches))
+                    watch.at(step, watch.COMPUTING)
                     generator = torch_generator(plan.seed, step, micro, rank())
                     with _gradients_exchanged(wrapped, micro + 1 == plan.accumulate_steps):
                         with precision.autocast():
@@ -125,12 +130,17 @@ def train_epochs(
                         "epoch": step / plan.steps_per_epoch,
                         "gradient_norm": float(gradient_norm),
                     }
-                    scalars |= meter.read() | {name: schedule(progress) for name, schedule in schedules.items()}
+                    scalars |= (
+                        meter.read()
+                        | precision.read()
+                        | {name: schedule(progress) for name, schedule in schedules.items()}
+                    )
                     run.log.scalars(step, scalars)
                     bar.update(step, {name: scalars[name] for name in ON_CONSOLE})
                 stopping = stop.asked(agree=looks_up)
                 if step == epoch_end or stopping or run.save_is_due(agree=looks_up):
                     guard.check(rate_at)
+                    watch.outside()
                     finished = step % plan.steps_per_epoch == 0
                     kept = finished and plan.keeps(epoch + 1)
                     run.save(

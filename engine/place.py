@@ -17,6 +17,7 @@ _FREE_KEYS = {
     "checkpoint": None,
     "log": None,
     "distributed": None,
+    "timeout_minutes": None,
     "data": ("data_workers", "max_bad_fraction", "val_batch_size"),
     "features": ("keep",),
     "svm": ("processes",),
@@ -68,16 +69,6 @@ def fixed_part(config: dict[str, Any]) -> dict[str, Any]:
         if free is not None:
             fixed[section] = {k: v for k, v in values.items() if k not in free} if isinstance(values, dict) else values
     return fixed
-
-
-def differences(old: Any, new: Any, key: str = "") -> list[str]:
-    """`section.key: old -> new` for every leaf that differs."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = [*new, *(name for name in old if name not in new)]
-        return [
-            line for name in names for line in differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
-        ]
-    return [] if old == new else [f"{key}: {old} -> {new}"]
 
 
 def _choose_place(method: str, config: Section, *, out: str | None, resume: str | None) -> Place:

@@ -23,20 +23,24 @@ class Precision:
         opt_level: `O0` float32, `O1` autocast; `O2` is O1 with a warning under the native backend.
         dtype: `bfloat16` or `float16`; only float16 scales the loss, and skips steps whose gradients overflow.
         backend: `native` (torch.amp) or `apex`, which needs an Apex that still has `apex.amp`.
+        clip_norm: gradients that are longer, all together, are shortened to it; None leaves them.
     Raises:
         UserError: for `apex` where it is not installed; ValueError for an unknown level, type or backend.
     """
 
-    def __init__(self, opt_level: str, *, dtype: str, backend: str, device: torch.device) -> None:
+    def __init__(
+        self, opt_level: str, *, dtype: str, backend: str, device: torch.device, clip_norm: float | None = None
+    ) -> None:
         if opt_level not in OPT_LEVELS or dtype not in _DTYPES or backend not in ("native", "apex"):
             raise ValueError(f"unknown precision: opt_level {opt_level!r}, dtype {dtype!r}, backend {backend!r}")
-        self._opt_level, self._dtype, self._device = opt_level, _DTYPES[dtype], device
+        self._opt_level, self._dtype, self._device, self._clip_norm = opt_level, _DTYPES[dtype], device, clip_norm
         self._apex = _import_apex_amp() if backend == "apex" else None
         self._apex_optimizer: Optimizer | None = None
         native = backend == "native" and opt_level != "O0"
         self._autocasts = native
         self.scales_loss = backend == "apex" and opt_level != "O0" or native and dtype == "float16"
         self._scaler = torch.amp.GradScaler(device.type, enabled=native and dtype == "float16")
+        self._skipped: Tensor | int = 0
         if native:
             _warn_about(opt_level, dtype, device)
 
@@ -63,13 +67,26 @@ class Precision:
         """Move the parameters, unless scaled gradients overflowed, and lower or raise the scale.
 
         Returns:
-            The norm of all gradients, unscaled, on the device; infinite or NaN where they overflowed.
+            The norm of all gradients, unscaled and not yet clipped, on the device; infinite or NaN where they overflowed.
         """
         self._scaler.unscale_(optimizer)
-        norm = _gradient_norm(optimizer, device=self._device)
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = _norm(gradients, device=self._device)
+        if self._clip_norm is not None and gradients:
+            # An overflow, whose norm makes NaN of them all, the scaler has seen before and skips.
+            torch._foreach_mul_(gradients, (self._clip_norm / norm).clamp(max=1))
+        if self.scales_loss:
+            self._skipped = self._skipped + ~torch.isfinite(norm)
         self._scaler.step(optimizer)
         self._scaler.update()
         return norm
+
+    def read(self) -> dict[str, float]:
+        """For the log: the loss scale, and how many steps this process has skipped; empty where nothing is scaled."""
+        if not self.scales_loss:
+            return {}
+        scale = self._scaler.get_scale() if self._apex is None else float("nan")
+        return {"loss_scale": scale, "skipped_steps": int(self._skipped)}
 
     def state_dict(self) -> dict[str, Any]:
         """The loss scale and how long it has held; empty where nothing is scaled."""
@@ -92,8 +109,7 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.contiguous_format if device.type == "cpu" else torch.channels_last
 
 
-def _gradient_norm(optimizer: Optimizer, *, device: torch.device) -> Tensor:
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+def _norm(gradients: list[Tensor], *, device: torch.device) -> Tensor:
     if not gradients:
         return torch.zeros((), device=device)
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))

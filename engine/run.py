@@ -1,29 +1,30 @@
 """A run on disk: its folder, what it resumes from, its checkpoints and its log."""
 
 import logging
-import os
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from engine.checkpoint import CheckpointStore, export_backbone, gather_buffers, load_checkpoint, restore_buffers
-from engine.place import Place, differences, fixed_part, note_run
+from engine.place import Place, fixed_part, note_run
 from engine.precision import Precision
-from utils.config import Section, dump_config
-from utils.distributed import all_reduce_max, barrier, broadcast_object, is_main, world_size
-from utils.errors import PREEMPTED, UserError
+from utils.config import Section, differences, dump_config
+from utils.distributed import barrier, barrier_within, broadcast_object, is_main, world_size
+from utils.errors import UserError
 from utils.files import atomic_write_bytes, read_json
 from utils.log import RunLog, setup_logging
 from utils.progress import ProgressBar
+from utils.version import versions
 
 _log = logging.getLogger(__name__)
+# What a checkpoint's tensors are of; of other changes of shape the network itself complains.
+_BREAKING = tuple(f"model.backbone.{key}:" for key in ("type", "width", "blocks", "strides")) + (
+    "model.variant:",
+    "optimizer.type:",
+)
 
 
 class Run:
@@ -41,7 +42,7 @@ class Run:
 
     def __init__(self, place: Place, config: Section, *, steps_per_epoch: int, long_in_epochs: bool = True):
         self.folder, self._config, self._steps_per_epoch = place.folder, config.model_dump(mode="json"), steps_per_epoch
-        self._long_in_epochs = long_in_epochs
+        self._long_in_epochs, self._minutes = long_in_epochs, config.timeout_minutes
         settings, log = config.checkpoint, config.log
         # Without SyncBN, every process' BatchNorm statistics differ.
         self._keep_buffers = world_size() > 1 and not config.amp.sync_bn
@@ -79,9 +80,28 @@ class Run:
             )
         _log.info("resuming from %s: step %d", checkpoint, state["step"])
         changed = differences(fixed_part(state["config"]), fixed_part(self._config))
+        if breaking := [line for line in changed if line.startswith(_BREAKING)]:
+            raise UserError(
+                f"{checkpoint} cannot be gone on from with another network or optimiser: {'; '.join(breaking)}. Put the old "
+                "values back, or begin a new run, which can start from the old backbone.pth (model.backbone.pretrained)"
+            )
         if changed:
             _log.warning("the config has changed since %s, and the new values hold: %s", checkpoint, "; ".join(changed))
+        self._say_what_else_changed(state)
         return state
+
+    def _say_what_else_changed(self, state: dict[str, Any]) -> None:
+        before, now = state.get("versions", {}), versions()
+        if changed := differences(before, now):
+            _log.warning("not the versions that the checkpoint was made by: %s", "; ".join(changed))
+        processes = state.get("processes", world_size())
+        if processes != world_size():
+            _log.warning(
+                "%d processes now, and %d before: with the same global batch the run goes on alike but for rounding and for what "
+                "each process draws by itself",
+                world_size(),
+                processes,
+            )
 
     def _count_steps(self, state: dict[str, Any]) -> int:
         """Steps done, in today's count."""
@@ -124,6 +144,7 @@ class Run:
         self, method: nn.Module, optimizer: Optimizer, precision: Precision, *, step: int, epoch: int, permanent: bool
     ) -> None:
         """Write a checkpoint; every process must call it, and none goes on before it is written."""
+        barrier_within(self._minutes)
         buffers = gather_buffers(method) if self._keep_buffers else []
         if is_main():
             state = {
@@ -132,6 +153,7 @@ class Run:
                 "precision": precision.state_dict(),
                 "buffers": buffers,
                 "steps_per_epoch": self._steps_per_epoch,
+                "processes": world_size(),
                 "config": self._config,
             }
             self.store.save(state, step=step, epoch=epoch, permanent=permanent)
@@ -152,51 +174,6 @@ class Run:
 
     def progress_bar(self, *, total: int, initial: int) -> ProgressBar:
         return ProgressBar(total, initial=initial, desc="training")
-
-
-class StopRequest:
-    """Notes SIGTERM and SIGUSR1, by which schedulers announce that a process will be killed, instead of dying at once."""
-
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-
-    def __init__(self):
-        self._asked = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopRequest":
-        for number in self.SIGNALS:
-            self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: object) -> None:
-        self._asked = True
-
-    def asked(self, *, agree: bool) -> bool:
-        """Whether any process was asked to stop; several processes agree at the steps where `agree` is set."""
-        if world_size() == 1:
-            return self._asked
-        return agree and bool(all_reduce_max(torch.tensor(int(self._asked))))
-
-
-@contextmanager
-def stops_at_once() -> Iterator[None]:
-    """For work whose files are whole or absent, whenever it ends: a scheduler's warning ends this process, with PREEMPTED."""
-
-    def end(number: int, frame: object) -> None:
-        _log.warning("asked to stop; the same command with --resume auto goes on where this one stopped")
-        # Neither worker processes nor threads are waited for: they end with this process.
-        os._exit(PREEMPTED)
-
-    previous = {number: signal.signal(number, end) for number in StopRequest.SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def find_checkpoints(folder: Path, config: dict[str, Any]) -> list[Path]:

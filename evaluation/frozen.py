@@ -19,7 +19,7 @@ from data.geometry import WHOLE, centre_crop, cut_image
 from data.images import read_image
 from engine.checkpoint import weights_sha256
 from engine.precision import memory_format
-from engine.run import stops_at_once
+from engine.stop import stops_at_once
 from evaluation.backbones import load_backbone
 from evaluation.calibration import recalibrate_on_dataset
 from evaluation.features import chunk_path, embed_chunks

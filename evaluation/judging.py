@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data.readers import reader_start
-from engine.run import stops_at_once
+from engine.stop import stops_at_once
 from evaluation.ordered_reading import reading_strictly
 from utils.distributed import rank, world_size
 from utils.errors import plain_errors

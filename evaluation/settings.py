@@ -92,6 +92,12 @@ class Evaluator(Section):
     seed: int = Field(0, ge=0, description="Everything random derives from it.")
     threads: int | None = Field(None, ge=1, description="CPU threads of a process, by default one a core.")
     distributed: bool | None = Field(None, description="False refuses to run as one of several processes.")
+    timeout_minutes: float | None = Field(
+        30,
+        gt=0,
+        description="Several processes: minutes after which one that is missing, lost or stuck in a step ends the run, by name; "
+        "empty leaves it to NCCL and gloo.",
+    )
 
 
 class TrainedEvaluator(Evaluator):

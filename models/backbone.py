@@ -9,6 +9,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
+from utils.files import is_sound_zip
+
 LEVELS = ("c2", "c3", "c4", "c5")
 _SIDE = 128  # of the image that levels are measured on, in pixels
 
@@ -151,6 +153,10 @@ def load_trunk(trunk: Trunk, path: str) -> None:
     """Load a flat state dict under torchvision's names; `fc.*` is ignored, anything else must fit exactly."""
     if not Path(path).is_file():
         raise ValueError(f"model.backbone.pretrained: no file {path}; give false, true or the path of a backbone.pth")
+    if not is_sound_zip(path):
+        raise ValueError(
+            f"model.backbone.pretrained: {path} is damaged: a part of it does not have its checksum; copy it again"
+        )
     state = torch.load(path, map_location="cpu", weights_only=True)
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     try:

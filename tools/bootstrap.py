@@ -15,7 +15,7 @@ from data.derived import is_complete, read_meta, write_meta
 from data.label_maps import generation_type, missing_label_maps
 from data.listing import ImageList
 from engine.checkpoint import weights_sha256
-from engine.run import stops_at_once
+from engine.stop import stops_at_once
 from models.backbone import Trunk
 from tools.cluster_maps import Clustering, frozen_layers
 from tools.group_maps import GroupMaps, why_unreadable

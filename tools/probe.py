@@ -31,9 +31,9 @@ from evaluation.probes import (
 from models.backbone import Trunk, load_trunk, make_trunk
 from tools.run_masks import read_config
 from utils.cli import positive, shows_errors
-from utils.distributed import launch
 from utils.errors import UserError
 from utils.files import file_sha256, read_json, write_json
+from utils.launch import launch
 
 _SHOWN = ("segmentation mIoU", "region accuracy", "feature spread")
 
@@ -164,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=positive, help="fit the probes to this many training images")
     parser.add_argument("--history", action="store_true", help="probe every checkpoint; kept as RUN/probe_history.json")
     arguments = parser.parse_args(argv)
-    options = {"limit": arguments.limit, "device": launch(None, distributed=False)}
+    options = {"limit": arguments.limit, "device": launch(None, several=False)}
     if arguments.history:
         print(format_history(probe_history(arguments.run, arguments.data_dir, **options)))
         return 0

@@ -38,8 +38,8 @@ from tools.pictures import spread
 from tools.region_moments import Moment, find_moments, make_finder
 from tools.run_masks import note_images, read_config
 from utils.cli import positive, shows_errors
-from utils.distributed import launch
 from utils.errors import UserError
+from utils.launch import launch
 from utils.progress import ProgressBar
 
 _CALIBRATED = 512
@@ -207,7 +207,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=positive, metavar="N", help="only N images, evenly spaced over the listing")
     parser.add_argument("--split", help="by default what the run was trained on")
     arguments = parser.parse_args(argv)
-    device = launch(None, distributed=False)
+    device = launch(None, several=False)
     folders = make_region_maps(arguments.run, limit=arguments.limit, split=arguments.split, device=device)
     for mask_type, folder in folders.items():
         meta = read_meta(folder)["parameters"]

@@ -9,9 +9,11 @@ from collections.abc import Callable
 
 import torch
 
+from utils.agreement import check_agreement
 from utils.config import Schema, dump_config, find_config, load_config
-from utils.distributed import add_launch_arguments, launch, shutdown
-from utils.errors import Preempted, UserError
+from utils.distributed import lost_contact
+from utils.errors import Preempted, UserError, explains_storage
+from utils.launch import add_launch_arguments, launch, shutdown
 from utils.log import setup_logging
 
 _log = logging.getLogger(__name__)
@@ -57,7 +59,8 @@ def run_main(
     Args:
         add_arguments: adds the main's own to the command line.
     Returns:
-        The exit code: 0 done, 2 wrong use or config, 3 bad data, 4 diverged, 75 preempted, 130 interrupted.
+        The exit code: 0 done, 2 wrong use or config, 3 bad data, 4 diverged, 5 lost another process, 6 cannot write,
+        75 preempted, 130 interrupted.
     """
     parser = make_parser(description)
     add_arguments(parser)
@@ -68,19 +71,27 @@ def run_main(
         if arguments.print_config:
             print(dump_config(config), end="")
             return 0
-        device = launch(arguments.local_rank, distributed=config.distributed)
+        device = launch(arguments.local_rank, several=config.distributed, minutes=config.timeout_minutes)
         setup_logging(None)
+        check_agreement(config)
         for warning in warnings:
             _log.info("%s", warning)
         _choose_kernels(arguments.deterministic)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        train(config, arguments, device)
+        with explains_storage():
+            train(config, arguments, device)
         # After an error the others may be waiting in the middle of something: the launcher ends them, not this.
         shutdown()
     except (UserError, Preempted) as error:
         _log.error("%s", error)
         return error.exit_code
+    except RuntimeError as error:
+        lost = lost_contact(error)
+        if lost is None:
+            raise
+        _log.error("%s", lost)
+        return lost.exit_code
     except KeyboardInterrupt:
         _log.error("interrupted; --resume auto goes on from the last checkpoint")
         return 128 + signal.SIGINT
@@ -94,7 +105,8 @@ def shows_errors(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     def guarded(argv: list[str] | None = None) -> int:
         setup_logging(None)
         try:
-            return main(argv)
+            with explains_storage():
+                return main(argv)
         except UserError as error:
             _log.error("%s", error)
             return error.exit_code

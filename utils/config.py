@@ -99,6 +99,16 @@ def load_config(path: Path, schema: type[Schema], *, overrides: list[str] = ()) 
     return config, [f"{places.get(key, path)}: {key}: no longer used: {why}" for key, why in _unused_keys(schema, raw)]
 
 
+def differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """`section.key: old -> new` for every leaf that differs."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [*new, *(name for name in old if name not in new)]
+        return [
+            line for name in names for line in differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
+        ]
+    return [] if old == new else [f"{key}: {old} -> {new}"]
+
+
 def dump_config(config: Section) -> str:
     """The resolved config as YAML, keys no longer used left out; loading it gives the same config."""
     values = config.model_dump(mode="json")
@@ -123,7 +133,7 @@ def schema_keys(schema: type[Section], prefix: str = "") -> Iterator[tuple[str, 
 
 def _read(path: Path) -> dict:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # nosec B506
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a YAML file: {error}") from None
     if not isinstance(raw, dict):
@@ -136,7 +146,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise UserError(f"--set {text}: expected section.key=value, such as optimizer.base_lr=0.2")
     try:
-        return key.strip(), yaml.load(value, Loader=_Loader)
+        return key.strip(), yaml.load(value, Loader=_Loader)  # nosec B506
     except yaml.YAMLError as error:
         raise UserError(f"--set {text}: the value is not YAML: {error}") from None
 

@@ -1,61 +1,55 @@
-"""One process or many: who this process is, and what processes tell each other. Alone, all works without a group."""
+"""One process or many: who this process is, and what processes tell each other. Alone, all works without a group.
 
-import argparse
-import os
+utils.launch makes the group.
+"""
+
 import re
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from utils.errors import UserError
+from utils.errors import LostError, UserError
 
-# Host-side waits (rank 0 makes masks, the others wait) may take hours; NCCL's own limit on gradients stays short.
-_HOST_TIMEOUT = timedelta(days=2)
+# Host-side waits (rank 0 makes masks, the others wait) may take hours, and where processes watch each other (utils.watch), so may
+# all: who waits for somebody that is lost is told so.
+_LONG = timedelta(days=2)
+# gloo's errors have no class of their own.
+_BROKEN = re.compile("gloo|NCCL|Connection (closed|reset|refused)|Broken pipe|ProcessGroup", re.IGNORECASE)
 _host_group: dist.ProcessGroup | None = None
+_local_rank = 0
 
 
-class _Place(NamedTuple):
-    rank: int
-    local_rank: int
-    world_size: int
-
-
-def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
-    """Accept the argument that torch.distributed.launch passes, in both of its spellings."""
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=None, help="set by torch.distributed.launch")
-
-
-def launch(local_rank: int | None, *, distributed: bool | None = None) -> torch.device:
-    """Join the process group that the launcher describes, and choose this process' device.
+def join(
+    store: dist.Store, *, rank: int, world_size: int, local_rank: int, device: torch.device, watched: bool
+) -> None:
+    """Make the process group, NCCL on GPUs and gloo on the CPU, and beside it one for what the host says; all call it.
 
     Args:
-        local_rank: what `--local_rank` gave; the variable LOCAL_RANK goes before it.
-        distributed: False refuses to run as one of several processes; True and None follow the launcher.
-    Returns:
-        This process' GPU, or the CPU where no GPU is visible. The group is NCCL on GPUs and gloo on the CPU; one
-        process alone gets none.
-    Raises:
-        UserError: where the launcher's variables are incomplete or there are fewer GPUs than processes on this machine.
+        store: that all processes see.
+        watched: somebody else ends what waits in vain; False leaves that to NCCL's and gloo's own limits.
     """
-    place = _place(os.environ, local_rank)
-    if place.world_size > 1 and distributed is False:
-        raise UserError(
-            f"this is one of {place.world_size} processes, but the config says `distributed: false`: "
-            "set it to true, or start one process"
-        )
-    device = _choose_device(place.local_rank)
-    if place.world_size > 1 and not dist.is_initialized():
-        _join(place, device)
-    return device
+    global _host_group, _local_rank
+    on_gpu = device.type == "cuda"
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=store,
+        rank=rank,
+        world_size=world_size,
+        timeout=_LONG if watched else None,
+        device_id=device if on_gpu else None,
+    )
+    _host_group = dist.new_group(backend="gloo", timeout=_LONG)
+    _local_rank = local_rank
 
 
-def shutdown() -> None:
+def leave() -> None:
     """Leave the process group, if there is one."""
     global _host_group
     if dist.is_initialized():
@@ -63,9 +57,25 @@ def shutdown() -> None:
     _host_group = None
 
 
+def lost_contact(error: RuntimeError) -> LostError | None:
+    """What a failed exchange between processes is to the user; None for any other error."""
+    if world_size() == 1 or not (isinstance(error, dist.DistError) or _BROKEN.search(str(error))):
+        return None
+    reason = str(error).strip().splitlines()[0]
+    return LostError(
+        f"rank {rank()} on {socket.gethostname()} lost contact with other processes ({reason}); their logs say why. "
+        "--resume auto goes on from the last checkpoint"
+    )
+
+
 def rank() -> int:
     """This process' number among all, 0 alone."""
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def local_rank() -> int:
+    """This process' number among those of its machine, 0 alone."""
+    return _local_rank if dist.is_initialized() else 0
 
 
 def world_size() -> int:
@@ -82,6 +92,24 @@ def barrier() -> None:
     """Wait until every process is here."""
     if world_size() > 1:
         dist.barrier(group=_host_group)
+
+
+def barrier_within(minutes: float | None) -> None:
+    """As `barrier`, where nobody may be late.
+
+    Args:
+        minutes: None waits as long as it takes.
+    Raises:
+        LostError: on rank 0, naming those that did not come; the others' calls fail as well.
+    """
+    if world_size() == 1:
+        return
+    if minutes is None:
+        return barrier()
+    try:
+        dist.monitored_barrier(_host_group, timedelta(minutes=minutes), wait_all_ranks=True)
+    except RuntimeError as error:
+        raise LostError(f"rank {rank()}: {str(error).splitlines()[0]}") from error
 
 
 @contextmanager
@@ -202,59 +230,3 @@ def _all_reduce(tensor: Tensor, operation: dist.ReduceOp) -> Tensor:
 def _group_for(tensor: Tensor) -> dist.ProcessGroup | None:
     # NCCL cannot carry CPU tensors; and on the CPU a group apart keeps SyncBN out of the order of DDP's own reductions.
     return None if tensor.is_cuda else _host_group
-
-
-def _join(place: _Place, device: torch.device) -> None:
-    global _host_group
-    on_gpu = device.type == "cuda"
-    dist.init_process_group(
-        "nccl" if on_gpu else "gloo",
-        rank=place.rank,
-        world_size=place.world_size,
-        device_id=device if on_gpu else None,
-    )
-    _host_group = dist.new_group(backend="gloo", timeout=_HOST_TIMEOUT)
-
-
-def _choose_device(local_rank: int) -> torch.device:
-    num_gpus = torch.cuda.device_count()
-    if num_gpus == 0:
-        return torch.device("cpu")
-    # SLURM's --gpus-per-task shows each process its own GPU alone.
-    index = 0 if num_gpus == 1 and "SLURM_PROCID" in os.environ else local_rank
-    if index >= num_gpus:
-        raise UserError(
-            f"process {local_rank} of this machine has no GPU: {num_gpus} visible. Start at most {num_gpus} processes "
-            "here (--nproc_per_node), or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
-        )
-    device = torch.device("cuda", index)
-    torch.cuda.set_device(device)
-    return device
-
-
-def _place(environment: dict[str, str], local_rank: int | None) -> _Place:
-    """Who this is, by torchrun's or torch.distributed.launch's variables, else SLURM's, else alone."""
-    if "RANK" in environment or "WORLD_SIZE" in environment:
-        missing = [name for name in ("RANK", "WORLD_SIZE") if name not in environment]
-        if int(environment.get("WORLD_SIZE", 2)) > 1:
-            missing += [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
-        if missing:
-            raise UserError(f"the launcher left {', '.join(missing)} unset: start with torchrun, or plain python alone")
-        local = int(environment.get("LOCAL_RANK", local_rank or 0))
-        return _Place(int(environment["RANK"]), local, int(environment["WORLD_SIZE"]))
-    # Only srun sets the step's variables: plain python inside an sbatch script is one process, whatever the job asked.
-    if "SLURM_PROCID" in environment and int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_NODELIST"]
-        environment.setdefault("MASTER_ADDR", _first_host(nodes))
-        environment.setdefault("MASTER_PORT", str(20000 + int(environment.get("SLURM_JOB_ID", 0)) % 20000))
-        return _Place(
-            int(environment["SLURM_PROCID"]),
-            int(environment["SLURM_LOCALID"]),
-            int(environment["SLURM_STEP_NUM_TASKS"]),
-        )
-    return _Place(0, local_rank or 0, 1)
-
-
-def _first_host(nodes: str) -> str:
-    """The first host of a SLURM list: "gpu[003-005,9],x" gives gpu003."""
-    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes).group())

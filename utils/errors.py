@@ -1,5 +1,6 @@
 """What ends a run early, and the exit code that tells a script or a scheduler why."""
 
+import errno
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -25,6 +26,18 @@ class DivergedError(UserError):
     exit_code = 4
 
 
+class LostError(UserError):
+    """Another process is missing, lost or stuck; the same command with --resume auto goes on from the last checkpoint."""
+
+    exit_code = 5
+
+
+class StorageError(UserError):
+    """A file could not be written."""
+
+    exit_code = 6
+
+
 class Preempted(Exception):
     """The run was asked to stop and has saved itself; the same command resumes it."""
 
@@ -41,6 +54,24 @@ def plain_errors() -> Iterator[None]:
     except UserError as error:
         last = str(error).strip().splitlines()[-1]
         raise type(error)(last.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+
+
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
+
+
+@contextmanager
+def explains_storage() -> Iterator[None]:
+    """What the user is told where a disk is full, read-only or broken; other errors of files are left as they are."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _STORAGE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        raise StorageError(
+            f"{where}{error.strerror}. What is on disk under its final name is whole: make room or mend the folder's rights, and "
+            "--resume auto goes on from the last checkpoint"
+        ) from error
 
 
 @contextmanager

@@ -109,6 +109,9 @@ class Optimizer(Section):
     warmup_epochs: float = Field(3, ge=0, description="Linear warm-up.")
     warmup_start: float = Field(0, ge=0, le=1, description="Share of the peak rate that the warm-up begins at.")
     final_lr: float = Field(0, ge=0, description="Rate that `cosine` ends at.")
+    clip_norm: float | None = Field(
+        None, gt=0, description="Gradients longer than this, all together, are shortened to it."
+    )
     exclude_bias_and_bn: bool = Field(True, description="No decay and no adaptation of biases and norm parameters.")
     decay_stem_norm: bool = Field(False, description="Decay the stem's norm weight all the same, as the releases do.")
     lars_variant: Literal["released", "deepmind", "cyborgs"] = Field(
@@ -159,6 +162,12 @@ class Common(Section):
         "with one.",
     )
     distributed: bool | None = Field(None, description="False refuses to run as one of several processes.")
+    timeout_minutes: float | None = Field(
+        30,
+        gt=0,
+        description="Several processes: minutes after which one that is missing, lost or stuck in a step ends the run, by name; "
+        "empty leaves it to NCCL and gloo.",
+    )
     stage: Any = unused("these programs only train")
 
     @model_validator(mode="after")

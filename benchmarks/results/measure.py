@@ -37,8 +37,8 @@ from tools.region_maps import make_region_maps
 from tools.report_data import read_metrics
 from utils.cli import shows_errors
 from utils.cores import processor_name
-from utils.distributed import launch
 from utils.files import read_json, write_json
+from utils.launch import launch
 
 DATA = Path("demo_data")
 SEGMENTATION, REGIONS = "linear segmentation mIoU", "region accuracy"
@@ -198,7 +198,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments.name,
         arguments.seed,
         arguments.folder,
-        device=launch(None, distributed=False),
+        device=launch(None, several=False),
     )
     write_json(arguments.folder / RESULT, result)
     return 0

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from benchmarks.results.manifest import SUPERVISED, UNTRAINED, Entry, Evaluation, Manifest
-from engine.place import differences
 from evaluation.backbones import run_folder
+from utils.config import differences
 from utils.errors import UserError
 from utils.files import read_json, write_json
 

@@ -130,8 +130,8 @@ def test_a_failing_save_leaves_the_old_one_whole(tmp_path, monkeypatch):
     save(store, 1, value=5)
     before = names(store)
 
-    def disk_full(state, path):
-        path.write_bytes(b"half")
+    def disk_full(state, file):
+        file.write(b"half")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(checkpoint_module.torch, "save", disk_full)
@@ -142,8 +142,9 @@ def test_a_failing_save_leaves_the_old_one_whole(tmp_path, monkeypatch):
     assert store.load_newest()[0]["weight"].tolist() == [5, 5, 5]
 
 
-def write_half_and_die(state, path):
-    path.write_bytes(b"half")
+def write_half_and_die(state, file):
+    file.write(b"half")
+    file.flush()
     die()
 
 

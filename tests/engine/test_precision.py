@@ -48,6 +48,35 @@ def test_a_step_uses_the_true_gradient_and_gives_its_norm(opt_level, dtype):
     assert parameter.tolist() == [-2.0, -3.0]
 
 
+@pytest.mark.parametrize("opt_level, dtype", [("O0", "float16"), ("O1", "float16")])
+@pytest.mark.parametrize("limit, step", [(2.5, [1.5, 2.0]), (10.0, [3.0, 4.0])])
+def test_long_gradients_are_shortened_and_the_norm_before_is_told(opt_level, dtype, limit, step):
+    precision = Precision(opt_level, dtype=dtype, backend="native", device=CPU, clip_norm=limit)
+    parameter, optimizer = one_parameter()
+    precision.backward((parameter * torch.tensor([3.0, 4.0])).sum())
+    assert precision.step(optimizer).item() == pytest.approx(5.0)
+    assert (1 - parameter).tolist() == pytest.approx(step)
+
+
+def test_gradients_of_zero_are_not_divided_by_their_norm():
+    precision = Precision("O0", dtype="float16", backend="native", device=CPU, clip_norm=1.0)
+    parameter, optimizer = one_parameter()
+    precision.backward((parameter * 0).sum())
+    assert precision.step(optimizer).item() == 0 and parameter.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("limit", [None, 1.0])
+def test_skipped_steps_are_counted(limit):
+    precision = Precision("O1", dtype="float16", backend="native", device=CPU, clip_norm=limit)
+    parameter, optimizer = one_parameter()
+    for factor in (1.0, float("inf"), 1.0, float("nan")):
+        optimizer.zero_grad()
+        precision.backward((parameter * factor).sum())
+        precision.step(optimizer)
+    assert precision.read()["skipped_steps"] == 2 and torch.isfinite(parameter).all()
+    assert make("O1", "bfloat16").read() == {}
+
+
 def test_gradients_add_up_over_micro_batches():
     precision = make("O1", "float16")
     parameter, optimizer = one_parameter()

@@ -8,12 +8,12 @@ from torch import nn
 
 from engine.checkpoint import CheckpointStore, gather_buffers, restore_buffers
 from engine.guard import FiniteGuard
-from utils import distributed
+from utils import distributed, launch
 from utils.errors import DivergedError, UserError
 
 
 def main(folder: Path) -> None:
-    device = distributed.launch(None)
+    device = launch.launch(None)
     rank = distributed.rank()
     results = {}
     guard = FiniteGuard(device)
@@ -49,7 +49,7 @@ def main(folder: Path) -> None:
         results["all_damaged"] = str(error)
     torch.save(results, folder / f"{rank}.pth")
     distributed.barrier()
-    distributed.shutdown()
+    launch.shutdown()
 
 
 if __name__ == "__main__":

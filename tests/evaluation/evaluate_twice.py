@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from evaluation import classification, detection, knn, object_segmentation, svm
-from utils import cli, distributed
+from utils import cli, distributed, launch
 
 PROGRAMS = {
     "classification": classification,
@@ -37,4 +37,4 @@ if __name__ == "__main__":
     cli.shutdown = lambda: None
     main(Path(sys.argv[1]), *sys.argv[2:])
     distributed.barrier()
-    distributed.shutdown()
+    launch.shutdown()

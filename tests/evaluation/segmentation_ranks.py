@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from data.segmentation_views import WholeSegmentations
 from evaluation.segmentation import count_all, pixel_loss, read_images
 from evaluation.segmentation_config import SegmentationConfig
-from utils import distributed
+from utils import distributed, launch
 
 
 class Seer(nn.Module):
@@ -39,7 +39,7 @@ def scores_and_labels() -> tuple[Tensor, Tensor]:
 
 
 def main(folder: Path, config: str) -> None:
-    device = distributed.launch(None)
+    device = launch.launch(None)
     rank = distributed.rank()
     settings = SegmentationConfig(**json.loads(config))
     images = read_images(settings.data, [settings.data.test])
@@ -52,7 +52,7 @@ def main(folder: Path, config: str) -> None:
         folder / f"{rank}.pth",
     )
     distributed.barrier()
-    distributed.shutdown()
+    launch.shutdown()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 import orl_main
-from utils.distributed import launch, rank
+from utils.distributed import rank
+from utils.launch import launch
 
 
 def main(folder: Path) -> None:

@@ -37,11 +37,15 @@ CONFIG = {
 def folder(tmp_path) -> Path:
     """27 pictures below images/train, masks of twelve cells each, and a config beside them."""
     make_pictures(tmp_path)
-    rows, columns = np.indices((48, 60))
-    for index in range(27):
-        write_label_map(mask_path(tmp_path, index), 4 * (rows // 16) + columns // 15)
+    make_masks(tmp_path)
     write_own_config(tmp_path, CONFIG)
     return tmp_path
+
+
+def make_masks(folder: Path) -> None:
+    rows, columns = np.indices((48, 60))
+    for index in range(27):
+        write_label_map(mask_path(folder, index), 4 * (rows // 16) + columns // 15)
 
 
 def mask_path(folder: Path, index: int) -> Path:

@@ -275,7 +275,7 @@ def test_two_processes_with_half_the_batch_equal_one(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGKILL])
 def test_a_killed_run_goes_on_to_the_same_parameters(folder, number):
     """As schedulers do, the signal goes to the data workers too."""
     write_config(folder, optimizer={"total_epochs": 12}, checkpoint={"save_minutes": 0.002}, data={"data_workers": 1})

@@ -11,7 +11,7 @@ from models.resim import ReSim
 from models.shuffle import Shuffle
 from tests.models.given_features import given_batch, given_resim
 from tests.models.published import load_reference
-from utils import distributed
+from utils import distributed, launch
 from utils.method import Progress
 
 COUNT, SEEDS = 4, 6
@@ -65,7 +65,7 @@ def key_statistics(rank: int, shuffle_seed: int | None, step: int) -> torch.Tens
 
 
 def main(folder: Path) -> None:
-    distributed.launch(None)
+    launch.launch(None)
     rank = distributed.rank()
     torch.save(
         {
@@ -79,7 +79,7 @@ def main(folder: Path) -> None:
         folder / f"{rank}.pth",
     )
     distributed.barrier()
-    distributed.shutdown()
+    launch.shutdown()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from models.backbone import Trunk, make_trunk
 from tools import group_maps
 from tools.bootstrap import ensure_generation
 from tools.cluster_maps import Clustering
-from utils import distributed
+from utils import distributed, launch
 from utils.errors import UserError
 
 COUNT = 11
@@ -69,7 +69,7 @@ def fail_on_rank_1(path: Path, labels: np.ndarray) -> None:
 
 def main(folder: Path) -> None:
     """What tests.utils.two_ranks.run_two_ranks starts."""
-    distributed.launch(None)
+    launch.launch(None)
     rank, results = distributed.rank(), {}
     images, trunk = find_images(folder / "images"), make_network()
     if rank == 1:
@@ -87,7 +87,7 @@ def main(folder: Path) -> None:
     results["lost"] = outcome(images, folder / f"own{rank}", trunk, may_make=False)
     torch.save(results, folder / f"{rank}.pth")
     distributed.barrier()
-    distributed.shutdown()
+    launch.shutdown()
 
 
 def make_slowly(folder: Path) -> None:

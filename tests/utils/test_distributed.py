@@ -1,10 +1,9 @@
-import argparse
+from pathlib import Path
 
 import pytest
 import torch
 
-from utils import distributed
-from utils.errors import UserError
+from utils import distributed, launch
 
 
 @pytest.fixture(autouse=True)
@@ -14,16 +13,8 @@ def no_launcher(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize("spelling", ["--local_rank=3", "--local-rank=3"])
-def test_both_spellings_of_local_rank_are_taken(spelling):
-    parser = argparse.ArgumentParser()
-    distributed.add_launch_arguments(parser)
-    assert parser.parse_args([spelling]).local_rank == 3
-    assert parser.parse_args([]).local_rank is None
-
-
 def test_alone_everything_works_without_a_group():
-    device = distributed.launch(None, distributed=True)
+    device = launch.launch(None, several=True)
     assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
     tensor = torch.ones(2, requires_grad=True)
@@ -32,62 +23,7 @@ def test_alone_everything_works_without_a_group():
     assert distributed.broadcast_object("x") == "x" and distributed.gather_objects("x") == ["x"]
     with distributed.main_first():
         distributed.barrier()
-    distributed.shutdown()
-
-
-def test_the_launchers_variables_go_before_the_argument():
-    torchrun = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
-    assert distributed._place(torchrun, 3) == (5, 1, 8)
-    del torchrun["LOCAL_RANK"]
-    assert distributed._place(torchrun, 3) == (5, 3, 8)
-
-
-def test_an_incomplete_launcher_is_named():
-    with pytest.raises(UserError, match="MASTER_ADDR, MASTER_PORT"):
-        distributed._place({"RANK": "0", "WORLD_SIZE": "2"}, None)
-    with pytest.raises(UserError, match="RANK"):
-        distributed._place({"WORLD_SIZE": "1"}, None)
-
-
-def test_srun_gives_rank_address_and_port():
-    slurm = {
-        "SLURM_PROCID": "9",
-        "SLURM_LOCALID": "1",
-        "SLURM_STEP_NUM_TASKS": "16",
-        "SLURM_STEP_NODELIST": "gpu[007-009,12],big3",
-        "SLURM_JOB_ID": "4100001",
-    }
-    assert distributed._place(slurm, None) == (9, 1, 16)
-    assert (slurm["MASTER_ADDR"], slurm["MASTER_PORT"]) == ("gpu007", "20001")
-
-
-def test_plain_python_inside_an_sbatch_script_is_one_process():
-    assert distributed._place({"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_LOCALID": "0"}, None) == (0, 0, 1)
-
-
-@pytest.mark.parametrize(
-    "nodes, first",
-    [("a", "a"), ("a1,b2", "a1"), ("n[3,5-7]", "n3"), ("n[010-020]-ib,m[1-2]", "n010-ib"), ("r[1-2]c[4,9],z", "r1c4")],
-)
-def test_the_first_host_of_a_slurm_list(nodes, first):
-    assert distributed._first_host(nodes) == first
-
-
-def test_a_config_that_is_not_distributed_refuses_several_processes(monkeypatch):
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="distributed: false"):
-        distributed.launch(None, distributed=False)
-
-
-def test_more_processes_than_gpus_are_refused_unless_slurm_shows_each_its_own(monkeypatch):
-    chosen = []
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    with pytest.raises(UserError, match="no GPU: 1 visible"):
-        distributed.launch(1)
-    monkeypatch.setenv("SLURM_PROCID", "1")
-    assert distributed.launch(1) == torch.device("cuda", 0) == chosen[-1]
+    launch.shutdown()
 
 
 def test_two_processes_know_who_they_are(ranks):
@@ -105,6 +41,14 @@ def test_objects_come_from_rank_0_and_from_all_in_rank_order(ranks):
     for r in ranks:
         assert r["broadcast"] == {"from": 0}
         assert r["gathered"] == [{"from": 0}, {"from": 1}]
+
+
+def test_what_rank_0_shares_is_on_every_rank_and_nobody_may_write_to_it(ranks):
+    for r in ranks:
+        assert torch.equal(r["shared"]["a"], torch.arange(1000)) and r["shared"]["c"] == "text"
+        assert torch.equal(r["shared"]["b"], torch.ones(3, 2, dtype=torch.uint8))
+        assert r["may_write"] is False
+    assert not list(Path("/dev/shm").glob("pretraining-*"))
 
 
 def test_gathered_rows_stand_in_rank_order_and_collect_the_gradients_of_all_ranks(ranks):

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from utils import distributed
+from utils import distributed, launch, shared
 from utils.sync_batch_norm import convert_sync_batchnorm
 
 ROOT = Path(__file__).parents[2]
@@ -25,8 +26,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_two_ranks(script: str, folder: Path, *arguments: str) -> list[Any]:
-    """Run `script FOLDER ARGUMENTS` as two gloo processes on this machine; what each saved as FOLDER/RANK.pth."""
+def two_rank_environments() -> list[dict[str, str]]:
+    """The variables of two gloo processes on this machine."""
     shared = os.environ | {
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
@@ -35,8 +36,13 @@ def run_two_ranks(script: str, folder: Path, *arguments: str) -> list[Any]:
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONPATH": str(ROOT),
     }
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+
+
+def run_two_ranks(script: str, folder: Path, *arguments: str) -> list[Any]:
+    """Run `script FOLDER ARGUMENTS` as two gloo processes on this machine; what each saved as FOLDER/RANK.pth."""
     command = [sys.executable, script, str(folder), *arguments]
-    ranks = [subprocess.Popen(command, env=shared | {"RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(2)]
+    ranks = [subprocess.Popen(command, env=environment) for environment in two_rank_environments()]
     try:
         codes = [process.wait(timeout=100) for process in ranks]
     finally:
@@ -74,7 +80,7 @@ def run_case(norm: nn.Module, x: torch.Tensor, coefficients: torch.Tensor) -> di
 
 
 def main(folder: Path) -> None:
-    device = distributed.launch(None)
+    device = launch.launch(None)
     rank = distributed.rank()
     results: dict[str, Any] = {"device": str(device), "who": (rank, distributed.world_size(), distributed.is_main())}
     mine = torch.tensor([1.0, 5.0]) if rank == 0 else torch.tensor([2.0, -5.0])
@@ -82,6 +88,9 @@ def main(folder: Path) -> None:
     results["mine"] = mine
     results["broadcast"] = distributed.broadcast_object({"from": rank})
     results["gathered"] = distributed.gather_objects({"from": rank})
+    array = shared.share_from_main(lambda: {"a": np.arange(1000) + rank, "b": [np.ones((3, 2), np.uint8)], "c": "text"})
+    results["shared"] = {"a": torch.tensor(array["a"]), "b": torch.tensor(array["b"][0]), "c": array["c"]}
+    results["may_write"] = array["a"].flags.writeable
     rows = torch.full((2, 3), float(rank + 1), requires_grad=True)
     everyone = distributed.all_gather_with_grad(rows)
     (everyone * torch.arange(12.0).view(4, 3) * (rank + 1)).sum().backward()
@@ -100,7 +109,7 @@ def main(folder: Path) -> None:
         results["one_sample"] = str(error)
     torch.save(results, folder / f"{rank}.pth")
     distributed.barrier()
-    distributed.shutdown()
+    launch.shutdown()
     assert distributed.world_size() == 1
 
 
