@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from utils.errors import UserError
+from utils.errors import DivergedError, UserError
 
 OPT_LEVELS = ("O0", "O1", "O2")
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+# A healthy run's is some thousands; each step that overflows halves it.
+_LEAST_SCALE = 2.0**-16
 _log = logging.getLogger(__name__)
 
 
@@ -82,10 +84,19 @@ class Precision:
         return norm
 
     def read(self) -> dict[str, float]:
-        """For the log: the loss scale, and how many steps this process has skipped; empty where nothing is scaled."""
+        """For the log: the loss scale, and how many steps this process has skipped; empty where nothing is scaled.
+
+        Raises:
+            DivergedError: gradients overflow however little they are scaled, so that nothing is learned any more.
+        """
         if not self.scales_loss:
             return {}
         scale = self._scaler.get_scale() if self._apex is None else float("nan")
+        if scale < _LEAST_SCALE:
+            raise DivergedError(
+                f"amp.dtype: float16: gradients overflow at every step although the loss scale fell to {scale:g}: set "
+                "amp.dtype: bfloat16 or amp.opt_level: O0, or lower optimizer.base_lr, and resume from a checkpoint"
+            )
         return {"loss_scale": scale, "skipped_steps": int(self._skipped)}
 
     def state_dict(self) -> dict[str, Any]:

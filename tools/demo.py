@@ -4,12 +4,14 @@ python -m tools.demo [--method r2o|detconb|resim|orl|cyborgs|...] [--long]
 """
 
 import argparse
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from PIL import Image
 
+from engine.stop import WARNINGS
 from evaluation.backbones import run_folder
 from evaluation.mask_quality import format_scores, write_scores
 from evaluation.probes import format_comparisons
@@ -47,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         code = run_python("-m", *making)
         if code:
             return code
-    print(f"Pretraining with configs/{arguments.method}/{name}.yaml; after Ctrl-C it goes on from its last epoch.")
+    print(f"Pretraining with configs/{arguments.method}/{name}.yaml; Ctrl-C saves, and the same command goes on.")
     code = run_python(
         f"{arguments.method}_main.py",
         "--cfg",
@@ -78,11 +80,22 @@ TensorBoard               tensorboard --logdir {run}
 
 
 def run_python(*arguments: str) -> int:
-    """Run this interpreter; its exit code, 130 after Ctrl-C."""
+    """Run this interpreter; its exit code, 128 + n where signal n ended it.
+
+    Requests to stop go to it, and it is waited for: a run finishes its step and saves.
+    """
+    process = subprocess.Popen([sys.executable, *arguments])
+    # A terminal's Ctrl-C reaches both by itself.
+    handlers = {signal.SIGINT: lambda *_: None} | {
+        number: lambda number, _: process.send_signal(number) for number in WARNINGS
+    }
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        return subprocess.run([sys.executable, *arguments]).returncode
-    except KeyboardInterrupt:
-        return 130
+        code = process.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
 
 
 def describe_pairs(stage_2: Path) -> str:

@@ -23,6 +23,7 @@ from tools.mask_options import chosen_makers, chosen_types, parse_arguments
 from tools.mask_tasks import CheckMap, MakeMaps
 from utils.cli import shows_errors
 from utils.errors import DataError, UserError
+from utils.files import remove_leftovers
 
 _MODULES = (skimage, cv2, np, PIL)
 
@@ -71,6 +72,7 @@ def make_masks(
     for maker, folder in zip(makers, folders):
         if not is_complete(folder, images) and next(lacking_files(folder, images, suffix=".png"), None) is None:
             _note(folder, images, _noted(folder) or maker.parameters)
+            remove_leftovers(folder)
     return summary
 
 

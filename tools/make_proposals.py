@@ -38,6 +38,7 @@ from tools.jobs import (
 )
 from utils.cli import positive, shows_errors
 from utils.errors import DataError
+from utils.files import remove_leftovers
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ def make_proposals(
     summary = run_job(task, todo, workers=workers, skipped=len(mine) - len(todo), desc=desc)
     if not is_complete(folder, images) and next(lacking_files(folder, images, suffix=SUFFIX), None) is None:
         _note(folder, images, max_side)
+        remove_leftovers(folder)
     return summary
 
 

@@ -3,14 +3,19 @@
 import hashlib
 import json
 import os
+import re
 import secrets
+import socket
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 # Leftovers of killed processes are recognised by it.
 TEMPORARY_PREFIX = ".tmp-"
+_OLD_SECONDS = 24 * 3600
 
 
 @contextmanager
@@ -24,7 +29,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{path.name}")
+    writer = f"{_machine()}-{os.getpid():x}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{writer}-{path.name}")
     try:
         yield temporary
         _flush_to_disk(temporary)
@@ -33,6 +39,21 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
     # The renaming itself survives a power cut only when the folder is on disk too.
     _flush_to_disk(path.parent)
+
+
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Remove what processes of this machine that are gone never finished below a folder, and whatever is a day old.
+
+    Others may be writing there.
+    """
+    for path in Path(folder).rglob(f"{TEMPORARY_PREFIX}*"):
+        writer = re.match(rf"{re.escape(TEMPORARY_PREFIX)}([0-9a-f]{{8}})-([0-9a-f]+)-", path.name)
+        try:
+            is_own = writer is not None and writer[1] == _machine()
+            if is_own and not _lives(int(writer[2], 16)) or time.time() - path.stat().st_mtime > _OLD_SECONDS:
+                path.unlink()
+        except FileNotFoundError:  # put in place just now
+            continue
 
 
 def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
@@ -70,6 +91,27 @@ def is_sound_zip(path: str | os.PathLike) -> bool:
     # Damage to the directory of parts makes zipfile raise nearly anything.
     except Exception:
         return False
+
+
+@cache
+def _machine() -> str:
+    """Eight digits that processes have in common whose numbers tell them apart."""
+    try:
+        # A container's processes are counted apart.
+        identity = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        identity = socket.gethostname()
+    return hashlib.sha256(identity.encode()).hexdigest()[:8]
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _flush_to_disk(path: Path) -> None:

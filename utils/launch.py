@@ -4,7 +4,6 @@ import argparse
 import os
 import re
 import socket
-import time
 from collections.abc import MutableMapping
 from datetime import timedelta
 from typing import NamedTuple
@@ -14,10 +13,10 @@ import torch.distributed as dist
 
 from utils import distributed, watch
 from utils.errors import LostError, UserError
+from utils.meeting import meet
 
 # How long to wait for the others where nothing says so.
 START_MINUTES = 30.0
-_POLL_SECONDS = 0.1
 
 
 class Place(NamedTuple):
@@ -54,9 +53,11 @@ def launch(local_rank: int | None, *, several: bool | None = None, minutes: floa
         )
     device = choose_device(place.local_rank)
     if place.world_size > 1 and not dist.is_initialized():
-        store = _meet(place, timedelta(minutes=minutes or START_MINUTES))
+        timeout = timedelta(minutes=minutes or START_MINUTES)
+        store = _connect(place, timeout)
+        meeting = meet(store, rank=place.rank, world_size=place.world_size, seconds=timeout.total_seconds())
         distributed.join(
-            dist.PrefixStore("group", store),
+            dist.PrefixStore(f"{meeting}/group", store),
             rank=place.rank,
             world_size=place.world_size,
             local_rank=place.local_rank,
@@ -64,7 +65,9 @@ def launch(local_rank: int | None, *, several: bool | None = None, minutes: floa
             watched=minutes is not None,
         )
         if minutes is not None:
-            watch.start(_connect(place, timedelta(minutes=minutes)), place.rank, place.world_size, seconds=60 * minutes)
+            # A connection of its own: one that waits answers nobody else.
+            own = dist.PrefixStore(meeting, _connect(place, timeout))
+            watch.start(own, place.rank, place.world_size, seconds=60 * minutes)
     return device
 
 
@@ -128,54 +131,10 @@ def _connect(place: Place, timeout: timedelta) -> dist.Store:
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     holds = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
-        store = dist.TCPStore(host, port, None, holds, timeout, wait_for_workers=False, multi_tenant=True)
+        return dist.TCPStore(host, port, None, holds, timeout, wait_for_workers=False, multi_tenant=True)
     except RuntimeError as error:  # DistError is one
         reason = str(error).splitlines()[0]
         raise LostError(
             f"rank {place.rank} on {socket.gethostname()}: nobody answers at {host}:{port} (MASTER_ADDR, MASTER_PORT), where "
             f"rank 0 should be, for {timeout.total_seconds() / 60:g} minutes: {reason}"
         ) from error
-    # torchrun may keep its store over restarts; what an earlier attempt left there is not for this one.
-    return dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-
-
-def _meet(place: Place, timeout: timedelta) -> dist.Store:
-    """The store that all processes see, once all are there."""
-    store = _connect(place, timeout)
-    store.set(f"here/{place.rank}", socket.gethostname())
-    deadline = time.monotonic() + timeout.total_seconds()
-    if place.rank:
-        # Rank 0 says who is missing, where it can.
-        _wait_for_word(store, place, deadline + 10)
-        return store
-    awaited = list(range(1, place.world_size))
-    while awaited := [rank for rank in awaited if not store.check([f"here/{rank}"])]:
-        if time.monotonic() > deadline:
-            here = sorted(set(range(place.world_size)) - set(awaited))
-            hosts = ", ".join(f"{rank} on {store.get(f'here/{rank}').decode()}" for rank in here)
-            message = (
-                f"rank {', '.join(map(str, awaited))} of {place.world_size} did not come within "
-                f"{timeout.total_seconds() / 60:g} minutes; here are rank {hosts}. See the log of the node that is missing, "
-                "and that all nodes were started with the same number of processes"
-            )
-            store.set("word", message)
-            time.sleep(5 * _POLL_SECONDS)
-            raise LostError(message)
-        time.sleep(_POLL_SECONDS)
-    store.set("word", "")
-    return store
-
-
-def _wait_for_word(store: dist.Store, place: Place, deadline: float) -> None:
-    while True:
-        try:
-            word = store.get("word").decode() if store.check(["word"]) else None
-        except RuntimeError as error:
-            raise LostError(f"rank {place.rank}: rank 0 is gone before the run began; see its log") from error
-        if word:
-            raise LostError(word)
-        if word is not None:
-            return
-        if time.monotonic() > deadline:
-            raise LostError(f"rank {place.rank}: rank 0 says nothing; see its log")
-        time.sleep(_POLL_SECONDS)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from engine.precision import Precision
-from utils.errors import UserError
+from utils.errors import DivergedError, UserError
 
 CPU = torch.device("cpu")
 
@@ -75,6 +75,17 @@ def test_skipped_steps_are_counted(limit):
         precision.step(optimizer)
     assert precision.read()["skipped_steps"] == 2 and torch.isfinite(parameter).all()
     assert make("O1", "bfloat16").read() == {}
+
+
+def test_gradients_that_always_overflow_end_the_run():
+    precision = make("O1", "float16")
+    parameter, optimizer = one_parameter()
+    for _ in range(40):
+        optimizer.zero_grad()
+        precision.backward((parameter * float("inf")).sum())
+        precision.step(optimizer)
+    with pytest.raises(DivergedError, match="overflow at every step.*bfloat16"):
+        precision.read()
 
 
 def test_gradients_add_up_over_micro_batches():

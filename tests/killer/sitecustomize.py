@@ -1,5 +1,5 @@
 """On PYTHONPATH, kills its process group at the KILL_AT-th file that anyone in it puts in place: KILL_WHEN is `torn` (half of the
-file written), `before` or `after`. KILL_COUNT is a file that grows by a byte a time.
+file written), `before` or `after`. KILL_LOG is a file that grows by the name of each.
 """
 
 import os
@@ -8,16 +8,17 @@ import signal
 _replace = os.replace
 
 
-def _count() -> int:
-    file = os.open(os.environ["KILL_COUNT"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.write(file, b".")
-    size = os.lseek(file, 0, os.SEEK_CUR)
-    os.close(file)
-    return size
+def _count(target) -> int:
+    """How many there are with this one."""
+    with open(os.environ["KILL_LOG"], "a+", encoding="utf-8") as log:
+        log.write(f"{target}\n")
+        log.flush()
+        log.seek(0)
+        return len(log.readlines())
 
 
 def replace(source, target, **options):
-    mine = _count() == int(os.environ["KILL_AT"])
+    mine = _count(target) == int(os.environ["KILL_AT"])
     when = os.environ["KILL_WHEN"]
     if mine and when == "torn":
         os.truncate(source, os.path.getsize(source) // 2)

@@ -55,7 +55,10 @@ class LossyCable:
                 heapq.heappush(under_way, (arrival, next(serials), other, packet))
             while under_way and under_way[0][0] <= time.monotonic():
                 *_, other, packet = heapq.heappop(under_way)
-                os.write(other, packet)
+                try:
+                    os.write(other, packet)
+                except OSError:  # that end is not up yet, or no more
+                    continue
                 self.carried += 1
 
 

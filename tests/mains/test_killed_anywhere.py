@@ -30,14 +30,22 @@ CONFIGS = {"cyborgs": test_cyborgs.CONFIG, "orl": orl_runs.CONFIG}
 LAST = {"cyborgs": ".", "orl": "stage3"}
 
 
-def start(method: str, folder: Path, out: str, **kill: str) -> subprocess.Popen:
-    command = [sys.executable, f"{method}_main.py", "--cfg", str(folder / "own.yaml"), "--out", str(folder / out)]
+def make_folder(method: str, folder: Path) -> Path:
+    """Pictures, and a config beside them: what ORL proposes for pictures is kept with them."""
+    make_pictures(folder)
+    write_own_config(folder, CONFIGS[method])
+    return folder
+
+
+def start(method: str, folder: Path, **kill: str) -> subprocess.Popen:
+    """The method by FOLDER/own.yaml, begun or gone on with in FOLDER/run; what it says goes to FOLDER/log.txt."""
+    command = [sys.executable, f"{method}_main.py", "--cfg", str(folder / "own.yaml"), "--out", str(folder / "run")]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(KILLER),
-        "KILL_COUNT": str(folder / out) + ".n",
+        "KILL_LOG": str(folder / "files.txt"),
     }
-    with open(folder / f"{out}.txt", "ab") as log:
+    with open(folder / "log.txt", "ab") as log:
         return subprocess.Popen(
             [*command, "--resume", "auto"],
             cwd=ROOT,
@@ -48,8 +56,8 @@ def start(method: str, folder: Path, out: str, **kill: str) -> subprocess.Popen:
         )
 
 
-def finish(method: str, folder: Path, out: str, **kill: str) -> int:
-    process = start(method, folder, out, **kill)
+def finish(method: str, folder: Path, **kill: str) -> int:
+    process = start(method, folder, **kill)
     try:
         return process.wait(timeout=300)
     finally:
@@ -57,43 +65,44 @@ def finish(method: str, folder: Path, out: str, **kill: str) -> int:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def digests(run: Path) -> dict[str, str]:
+def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of what a run leaves."""
-    paths = [path for pattern in KEPT for path in run.rglob(pattern)]
-    return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    paths = [path for pattern in KEPT for path in folder.rglob(pattern)]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def whole(request, tmp_path_factory) -> tuple[str, Path, int, float]:
-    """The method, a folder with its uninterrupted run, the files that this puts in place, and its seconds."""
-    method, folder = request.param, tmp_path_factory.mktemp(request.param)
-    make_pictures(folder)
-    write_own_config(folder, CONFIGS[method])
-    began = time.monotonic()
+    """The method, the folder of its uninterrupted run, the files that this puts in place, and its seconds."""
+    method = request.param
+    folder, began = make_folder(method, tmp_path_factory.mktemp(method)), time.monotonic()
     # 0 is never reached.
-    assert finish(method, folder, "whole", KILL_AT="0", KILL_WHEN="before") == 0, (folder / "whole.txt").read_text()
-    return method, folder, os.path.getsize(folder / "whole.n"), time.monotonic() - began
+    assert finish(method, folder, KILL_AT="0", KILL_WHEN="before") == 0, (folder / "log.txt").read_text()
+    return method, folder, len((folder / "files.txt").read_text().splitlines()), time.monotonic() - began
 
 
-def test_a_run_killed_anywhere_ends_in_the_same_bytes(whole):
-    method, folder, files, seconds = whole
+def test_a_run_killed_anywhere_ends_in_the_same_bytes(whole, tmp_path):
+    method, first, files, seconds = whole
+    backbones = Path("run", LAST[method], "backbone.pth")
     for number in range(TRIES):
         draw = random.Random(f"{method} {number}")
-        out = f"try{number}"
+        folder = make_folder(method, tmp_path / str(number))
         if number % 2 == 0:
             kill = {"KILL_AT": str(draw.randint(1, files)), "KILL_WHEN": draw.choice(["torn", "before", "after"])}
-            code = finish(method, folder, out, **kill)
+            code = finish(method, folder, **kill)
             assert code == -signal.SIGKILL, (kill, code)
+            kill["file"] = (folder / "files.txt").read_text().splitlines()[-1]
         else:
             kill = {"seconds": f"{draw.uniform(0.2, 0.95) * seconds:.1f}"}
-            process = start(method, folder, out)
+            process = start(method, folder)
             time.sleep(float(kill["seconds"]))
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        assert finish(method, folder, out) == 0, (kill, (folder / f"{out}.txt").read_text())
-        assert digests(folder / out) == digests(folder / "whole"), kill
-        assert_same(newest(folder / "whole" / LAST[method]), newest(folder / out / LAST[method]))
-        backbones = [torch.load(folder / run / LAST[method] / "backbone.pth") for run in ("whole", out)]
-        assert all(torch.equal(value, backbones[1][name]) for name, value in backbones[0].items()), kill
-        leftovers = list((folder / out).rglob(".tmp-*"))
+        assert finish(method, folder) == 0, (kill, (folder / "log.txt").read_text())
+        assert digests(folder) == digests(first), kill
+        assert_same(newest(first / "run" / LAST[method]), newest(folder / "run" / LAST[method]))
+        whole_one, killed_one = (torch.load(run / backbones, weights_only=True) for run in (first, folder))
+        assert all(torch.equal(value, killed_one[name]) for name, value in whole_one.items()), kill
+        leftovers = list(folder.rglob(".tmp-*"))
         assert not leftovers, (kill, leftovers)
+        print(method, number, kill)

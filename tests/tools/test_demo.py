@@ -1,6 +1,13 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 
 from detconb_config import DetConBConfig
+from tests.paths import ROOT
 from tools import demo
 from tools.mask_options import chosen_types, parse_arguments
 from utils.config import find_config, load_config
@@ -43,3 +50,46 @@ def test_an_unknown_method_or_length_is_refused_before_anything_runs(ran, capsys
     assert demo.main(["--method", "detconb", "--long"]) == 2
     assert demo.main(["--method", "nothing"]) == 2
     assert ran == [] and "demo_long" in capsys.readouterr().err
+
+
+SAVES = """
+import signal, sys, time
+asked = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: asked.append(number))
+print("ready", flush=True)
+while not asked:
+    time.sleep(0.05)
+time.sleep(1)
+print("saved", flush=True)
+sys.exit(75)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_the_demo_waits_until_its_run_has_saved(number):
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from tools.demo import run_python; sys.exit(run_python('-c', sys.argv[1]))",
+            SAVES,
+        ],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert (said, process.returncode) == ("saved\n", 75)
+
+
+def test_a_program_that_a_signal_ended_has_the_shells_code():
+    assert demo.run_python("-c", "import os; os.kill(os.getpid(), 9)") == 137

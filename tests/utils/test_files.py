@@ -1,9 +1,12 @@
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
-from utils.files import atomic_path, atomic_write_bytes, read_json, write_json
+from tests.paths import ROOT
+from utils.files import atomic_path, atomic_write_bytes, read_json, remove_leftovers, write_json
 
 
 def test_json_comes_back_and_replaces_what_was_there(tmp_path):
@@ -74,3 +77,22 @@ def test_writers_that_go_by_the_suffix_find_it(tmp_path):
     with atomic_path(tmp_path / "x.png") as temporary:
         assert temporary.suffix == ".png" and temporary.parent == tmp_path
         temporary.touch()
+
+
+def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_kept(tmp_path):
+    script = "import os, sys\nfrom utils.files import atomic_path\n"
+    script += "with atomic_path(sys.argv[1]) as path: path.touch(); os._exit(9)"
+    dead = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "a" / "x.png"], env=os.environ | {"PYTHONPATH": ROOT}
+    )
+    assert dead.returncode == 9
+    (of_the_dead,) = tmp_path.rglob(".tmp-*")
+    unknown, old = tmp_path / ".tmp-elsewhere-00000001-y.png", tmp_path / ".tmp-elsewhere-00000002-y.png"
+    unknown.touch()
+    old.touch()
+    os.utime(old, (0, 0))
+    with atomic_path(tmp_path / "z.png") as mine:
+        mine.touch()
+        remove_leftovers(tmp_path)
+        assert mine.exists() and unknown.exists() and not old.exists() and not of_the_dead.exists()
+    assert (tmp_path / "z.png").exists()
