@@ -224,9 +224,15 @@ def save_state(state: dict[str, Any], path: str | os.PathLike) -> None:
 
 
 def _write(state: dict[str, Any], path: Path) -> None:
-    # Given a path, torch would write its last part, here a random one, into the file, and make a RuntimeError of a full disk.
+    # Given a path, torch would write its last part, here a random one, into the file.
     with open(path, "wb") as file:
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # Of a full disk: what torch says while it closes its archive hides what the disk said.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def _norm_buffers(module: nn.Module) -> dict[str, Tensor]:

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from utils.distributed import is_main, rank
 from utils.errors import UserError
 from utils.files import atomic_path, atomic_write_bytes
+from utils.tensorboard import EventFile
 
 _log = logging.getLogger(__name__)
 _HANDLER_NAMES = ("run console", "run file")
@@ -57,8 +57,8 @@ class RunLog:
         atomic_write_bytes(metrics, _lines_up_to(metrics, resume_step))
         self._metrics = open(metrics, "a", encoding="utf-8")
         # 0 hides what an attempt that saved no checkpoint left there.
-        purge_step = 0 if resume_step is None else resume_step + 1
-        self._tensorboard = SummaryWriter(str(log_dir or self._folder / "tensorboard"), purge_step=purge_step)
+        first_step = 0 if resume_step is None else resume_step + 1
+        self._tensorboard = EventFile(log_dir or self._folder / "tensorboard", first_step=first_step)
         self._wandb = None
         if enable_wandb:
             settings = {"project": wandb_project, "name": run_name or self._folder.resolve().name, "config": config}
@@ -77,8 +77,7 @@ class RunLog:
         row = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
         self._metrics.write(json.dumps({"step": step, **row}) + "\n")
         self._metrics.flush()
-        for name, number in numbers.items():
-            self._tensorboard.add_scalar(name, number, step)
+        self._tensorboard.scalars(step, numbers)
         if self._wandb is not None:
             self._wandb.log({"step": step, **numbers})
 
@@ -92,7 +91,7 @@ class RunLog:
             return
         with atomic_path(self._picture_path(step, name)) as temporary:
             Image.fromarray(picture).save(temporary)
-        self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+        self._tensorboard.image(step, name, picture)
         if self._wandb is not None:
             import wandb
 

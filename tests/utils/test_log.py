@@ -1,12 +1,17 @@
+import errno
+import io
 import json
 import logging
+import struct
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from utils import log as log_module
 from utils import progress as progress_module
@@ -54,18 +59,37 @@ def test_a_new_run_replaces_the_metrics(tmp_path):
     assert rows(tmp_path) == []
 
 
-def test_resuming_tells_tensorboard_to_forget_the_steps_after_it(tmp_path, monkeypatch):
-    asked = []
+def events(folder: Path) -> list[Event]:
+    """What an event file holds: length, checksum, event, checksum, and so on."""
+    (path,) = folder.iterdir()
+    data, found = path.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("Q", data[:8])
+        found.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    return found
 
-    class Recorder(SummaryWriter):
-        def __init__(self, folder, purge_step):
-            asked.append((folder, purge_step))
-            super().__init__(folder, purge_step=purge_step)
 
-    monkeypatch.setattr(log_module, "SummaryWriter", Recorder)
-    RunLog(tmp_path, log_dir=tmp_path / "elsewhere", resume_step=20).close()
-    RunLog(tmp_path).close()
-    assert asked == [(str(tmp_path / "elsewhere"), 21), (str(tmp_path / "tensorboard"), 0)]
+def test_tensorboard_gets_the_numbers_and_forgets_the_steps_that_come_again(tmp_path):
+    for folder, resume_step in (("elsewhere", 20), ("new", None)):
+        log = RunLog(tmp_path, log_dir=tmp_path / folder, resume_step=resume_step)
+        log.scalars(21, {"loss": 0.5, "rate": float("nan")})
+        log.close()
+        version, start, loss, rate = events(tmp_path / folder)
+        assert version.file_version == "brain.Event:2"
+        assert start.session_log.status == SessionLog.START and start.step == (resume_step or -1) + 1
+        assert (loss.step, loss.summary.value[0].tag, loss.summary.value[0].simple_value) == (21, "loss", 0.5)
+        assert np.isnan(rate.summary.value[0].simple_value) and rate.wall_time > 1e9
+
+
+def test_a_disk_that_takes_no_more_events_is_told_where_they_are_written(tmp_path, monkeypatch):
+    def write(self, event):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = RunLog(tmp_path)
+    monkeypatch.setattr(EventsWriter, "write_event", write)
+    with pytest.raises(OSError, match="No space left on device.*tensorboard"):
+        log.scalars(1, {"loss": 1.0})
 
 
 def test_pictures_are_kept_exactly_as_png_and_reach_tensorboard(tmp_path):
@@ -74,8 +98,9 @@ def test_pictures_are_kept_exactly_as_png_and_reach_tensorboard(tmp_path):
     log.pictures(7, "regions", picture)
     log.close()
     assert np.array_equal(np.asarray(Image.open(tmp_path / "pictures" / "regions_00000007.png")), picture)
-    events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
-    assert b"regions" in events
+    (shown,) = events(tmp_path / "tensorboard")[-1].summary.value
+    assert shown.tag == "regions"
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(shown.image.encoded_image_string))), picture)
 
 
 def test_wandb_offline_keeps_a_run_and_resuming_goes_on_with_its_id(tmp_path, monkeypatch):
