@@ -29,7 +29,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = f"{_machine()}-{os.getpid():x}-{secrets.token_hex(4)}"
+    writer = f"{this_machine()}-{os.getpid():x}-{secrets.token_hex(4)}"
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{writer}-{path.name}")
     try:
         yield temporary
@@ -53,11 +53,22 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
     for path in Path(folder).rglob(f"{TEMPORARY_PREFIX}*"):
         writer = re.match(rf"{re.escape(TEMPORARY_PREFIX)}([0-9a-f]{{8}})-([0-9a-f]+)-", path.name)
         try:
-            is_own = writer is not None and writer[1] == _machine()
+            is_own = writer is not None and writer[1] == this_machine()
             if is_own and not _lives(int(writer[2], 16)) or time.time() - path.stat().st_mtime > _OLD_SECONDS:
                 path.unlink()
         except FileNotFoundError:  # put in place just now
             continue
+
+
+@cache
+def this_machine() -> str:
+    """Eight digits that processes have in common which see each other: those of a machine, or of a container."""
+    try:
+        # A container's processes are counted apart.
+        identity = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        identity = socket.gethostname()
+    return hashlib.sha256(identity.encode()).hexdigest()[:8]
 
 
 def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
@@ -95,17 +106,6 @@ def is_sound_zip(path: str | os.PathLike) -> bool:
     # Damage to the directory of parts makes zipfile raise nearly anything.
     except Exception:
         return False
-
-
-@cache
-def _machine() -> str:
-    """Eight digits that processes have in common whose numbers tell them apart."""
-    try:
-        # A container's processes are counted apart.
-        identity = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
-    except OSError:
-        identity = socket.gethostname()
-    return hashlib.sha256(identity.encode()).hexdigest()[:8]
 
 
 def _lives(process: int) -> bool:

@@ -15,7 +15,7 @@ def test_what_a_run_takes_at_first_is_no_growth_and_what_it_goes_on_taking_is():
 @pytest.mark.parametrize("method", ["r2o", "cyborgs"])
 def test_memory_files_and_threads_stay_what_they_are_over_short_epochs(tmp_path, method):
     out = tmp_path / "samples.json"
-    asked = ["--method", method, "--minutes", "0.8", "--images", "32", "--folder", str(tmp_path / "run")]
+    asked = ["--method", method, "--minutes", "0.6", "--images", "32", "--folder", str(tmp_path / "run")]
     assert main([*asked, "--json", str(out)]) == 0
     samples = [Sample(**one) for one in json.loads(out.read_text())]
     assert samples[-1].epoch > 10 and min(sample.main_mb for sample in samples) > 100

@@ -37,7 +37,10 @@ def test_keys_that_differ_are_named_and_hold(folder, capsys):
             {"model": CONFIG["model"] | {"backbone": {"type": "resnet_tiny", "width": 8}}},
             "model.backbone.width: 4 -> 8",
         ),
-        ({"model": CONFIG["model"] | {"backbone": {"type": "resnet18"}}}, "model.backbone.type: resnet_tiny -> resnet18"),
+        (
+            {"model": CONFIG["model"] | {"backbone": {"type": "resnet18"}}},
+            "model.backbone.type: resnet_tiny -> resnet18",
+        ),
         ({"optimizer": CONFIG["optimizer"] | {"type": "adamw"}}, "optimizer.type: lars -> adamw"),
     ],
 )

@@ -18,11 +18,15 @@ from tests.utils.two_ranks import free_port
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    make_pictures(tmp_path)
-    write_own_config(tmp_path, CONFIG)
-    return tmp_path
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """With undisturbed runs, of two processes and of one."""
+    folder = tmp_path_factory.mktemp("signals")
+    make_pictures(folder)
+    write_own_config(folder, CONFIG)
+    assert torchrun(folder, "whole").wait(timeout=200) == 0
+    assert launched("r2o", folder, "alone").wait(timeout=200) == 0
+    return folder
 
 
 def torchrun(folder: Path, out: str) -> subprocess.Popen:
@@ -30,28 +34,35 @@ def torchrun(folder: Path, out: str) -> subprocess.Popen:
     launcher = [*TORCHRUN, "--master_addr=127.0.0.1", f"--master_port={free_port()}"]
     main = ["r2o_main.py", "--cfg", str(folder / "own.yaml"), "--out", str(folder / out), "--resume", "auto"]
     with open(folder / f"{out}.txt", "ab") as log:
-        return subprocess.Popen([sys.executable, "-m", *launcher, *main], cwd=ROOT, env=clean(), stderr=log, stdout=log)
+        return subprocess.Popen(
+            [sys.executable, "-m", *launcher, *main],
+            cwd=ROOT,
+            env=clean(),
+            stderr=log,
+            stdout=log,
+            # A shell that starts these tests in the background has Ctrl-C ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_torchrun_asked_to_stop_saves_and_the_same_command_goes_on(folder, number):
     """The launcher passes the request on to its processes."""
-    assert torchrun(folder, "whole").wait(timeout=200) == 0
-    process = torchrun(folder, "stopped")
-    wait_for_step(folder / "stopped", 7)
+    out = f"stopped{number}"
+    process = torchrun(folder, out)
+    wait_for_step(folder / out, 7)
     process.send_signal(number)
-    assert process.wait(timeout=60) not in (0, None)
-    said = (folder / "stopped.txt").read_text()
+    assert process.wait(timeout=60) != 0
+    said = (folder / f"{out}.txt").read_text()
     assert "asked to stop: saved at step" in said
-    stopped = newest(folder / "stopped")["step"]
+    stopped = newest(folder / out)["step"]
     assert 7 <= stopped < newest(folder / "whole")["step"]
-    assert torchrun(folder, "stopped").wait(timeout=200) == 0
-    assert f"step {stopped}" in (folder / "stopped.txt").read_text()[len(said) :]
-    assert_same(newest(folder / "whole"), newest(folder / "stopped"))
+    assert torchrun(folder, out).wait(timeout=200) == 0
+    assert f"step {stopped}" in (folder / f"{out}.txt").read_text()[len(said) :]
+    assert_same(newest(folder / "whole"), newest(folder / out))
 
 
 def test_a_second_signal_ends_a_run_whose_step_does_not_end(folder):
-    assert launched("r2o", folder, "whole").wait(timeout=200) == 0
     process = launched("r2o", folder, "stuck")
     wait_for_step(folder / "stuck", 7)
     try:
@@ -66,7 +77,7 @@ def test_a_second_signal_ends_a_run_whose_step_does_not_end(folder):
     finally:
         os.killpg(process.pid, signal.SIGKILL)
     assert launched("r2o", folder, "stuck", "--resume", "auto").wait(timeout=200) == 0
-    assert_same(newest(folder / "whole"), newest(folder / "stuck"))
+    assert_same(newest(folder / "alone"), newest(folder / "stuck"))
 
 
 def children(pid: int) -> list[int]:

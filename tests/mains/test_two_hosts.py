@@ -31,11 +31,16 @@ def hosts():
         yield hosts
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    make_pictures(tmp_path)
-    write_own_config(tmp_path, CONFIG)
-    return tmp_path
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """With an undisturbed run, `whole`."""
+    folder = tmp_path_factory.mktemp("two_hosts")
+    make_pictures(folder)
+    write_own_config(folder, CONFIG)
+    with TwoHosts() as hosts:
+        assert wait(torchrun(hosts, folder, "whole"), 200) == [0, 0], said(folder, "whole")
+    assert newest(folder / "whole")["step"] == STEPS
+    return folder
 
 
 def torchrun(hosts: TwoHosts, folder: Path, out: str, *settings: str, restarts: int = 0) -> list[subprocess.Popen]:
@@ -88,7 +93,6 @@ def said(folder: Path, out: str) -> list[str]:
 
 
 def test_a_killed_worker_is_started_anew_and_nothing_is_lost(hosts, folder):
-    assert wait(torchrun(hosts, folder, "whole"), 200) == [0, 0], said(folder, "whole")
     nodes = torchrun(hosts, folder, "killed", restarts=3)
     wait_for_step(folder / "killed", 10)
     victims = workers(folder, "killed")
@@ -96,7 +100,6 @@ def test_a_killed_worker_is_started_anew_and_nothing_is_lost(hosts, folder):
     os.kill(victims[-1], signal.SIGKILL)
     assert wait(nodes, 300) == [0, 0], said(folder, "killed")
     assert "resuming from" in said(folder, "killed")[0] + said(folder, "killed")[1]
-    assert newest(folder / "whole")["step"] == STEPS
     assert_same(newest(folder / "whole"), newest(folder / "killed"))
 
 
@@ -114,8 +117,6 @@ def test_a_cut_cable_ends_every_rank_with_its_reason_and_whole_checkpoints(hosts
 
 
 def test_a_slow_and_lossy_cable_changes_no_number(folder):
-    with TwoHosts() as hosts:
-        assert wait(torchrun(hosts, folder, "whole"), 200) == [0, 0], said(folder, "whole")
     with TwoHosts(delay=(0.005, 0.015), loss=0.02) as hosts:
         assert wait(torchrun(hosts, folder, "lossy"), 400) == [0, 0], said(folder, "lossy")
         assert hosts.cable.lost > 10, (hosts.cable.lost, hosts.cable.carried)

@@ -48,6 +48,7 @@ def test_what_rank_0_shares_is_on_every_rank_and_nobody_may_write_to_it(ranks):
         assert torch.equal(r["shared"]["a"], torch.arange(1000)) and r["shared"]["c"] == "text"
         assert torch.equal(r["shared"]["b"], torch.ones(3, 2, dtype=torch.uint8))
         assert r["may_write"] is False
+        assert torch.equal(r["without_shared_memory"], torch.arange(1000))
     assert not list(Path("/dev/shm").glob("pretraining-*"))
 
 

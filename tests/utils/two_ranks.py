@@ -91,6 +91,9 @@ def main(folder: Path) -> None:
     array = shared.share_from_main(lambda: {"a": np.arange(1000) + rank, "b": [np.ones((3, 2), np.uint8)], "c": "text"})
     results["shared"] = {"a": torch.tensor(array["a"]), "b": torch.tensor(array["b"][0]), "c": array["c"]}
     results["may_write"] = array["a"].flags.writeable
+    there, shared._MEMORY = shared._MEMORY, Path("/nowhere/at/all")
+    alone = shared.share_from_main(lambda: {"a": np.arange(1000) + rank, "b": [], "c": "text"})
+    results["without_shared_memory"], shared._MEMORY = torch.tensor(alone["a"]), there
     rows = torch.full((2, 3), float(rank + 1), requires_grad=True)
     everyone = distributed.all_gather_with_grad(rows)
     (everyone * torch.arange(12.0).view(4, 3) * (rank + 1)).sum().backward()
