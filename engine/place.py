@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from utils.config import Section
 from utils.distributed import on_main
 from utils.errors import UserError
-from utils.files import read_json, write_json
+from utils.files import read_json, remove_leftovers, write_json
 
 RUNS = Path("runs")
 # Sections and keys that may differ between a run and its continuation.
@@ -51,7 +51,12 @@ def find_run(method: str, config: Section, *, out: str | None, resume: str | Non
 
 
 def note_run(place: Place, config: Section) -> None:
-    """Leave in a run's folder what finds it again: its name, and what its config must be to go on."""
+    """Leave in a run's folder what finds it again: its name, and what its config must be to go on.
+
+    What a killed process did not finish there goes; other folders in it have owners of their own.
+    """
+    for folder in (place.folder, place.folder / "pictures"):
+        remove_leftovers(folder, recursive=False)
     values = config.model_dump(mode="json")
     write_json(place.folder / "run.json", {"stamp": place.stamp, "fingerprint": fingerprint(values)})
 

@@ -45,12 +45,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     _flush_to_disk(path.parent)
 
 
-def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Remove what processes of this machine that are gone never finished below a folder, and whatever is a day old.
+def remove_leftovers(folder: str | os.PathLike, *, recursive: bool = True) -> None:
+    """Remove what processes of this machine that are gone never finished in a folder, and whatever is a day old.
 
     Others may be writing there.
     """
-    for path in Path(folder).rglob(f"{TEMPORARY_PREFIX}*"):
+    for path in Path(folder).glob(f"{'**/' if recursive else ''}{TEMPORARY_PREFIX}*"):
         writer = re.match(rf"{re.escape(TEMPORARY_PREFIX)}([0-9a-f]{{8}})-([0-9a-f]+)-", path.name)
         try:
             is_own = writer is not None and writer[1] == this_machine()
