@@ -1,6 +1,6 @@
 """SIGKILL at random moments, of everything that a method does: what is resumed ends in the same bytes.
 
-KILLS=30 python -m pytest tests/mains/test_killed_anywhere.py, by default three. Every other try kills at a file: before it is put
+KILLS=30 python -m pytest -m slow tests/mains/test_killed_anywhere.py, by default three; KILLS=20:30 does the last ten of them. Every other try kills at a file: before it is put
 in place, when half of it is written, or just after; the rest at a random time.
 """
 
@@ -21,7 +21,7 @@ from tests.mains.runs import assert_same, make_pictures, newest, write_own_confi
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.slow
-TRIES = int(os.environ.get("KILLS", 3))
+TRIES = range(*map(int, os.environ.get("KILLS", "3").split(":")))
 KILLER = Path(__file__).parents[1] / "killer"
 # What a run leaves that must be the same; times and paths are in the others.
 KEPT = ("*.png", "*.npy")
@@ -84,7 +84,7 @@ def whole(request, tmp_path_factory) -> tuple[str, Path, int, float]:
 def test_a_run_killed_anywhere_ends_in_the_same_bytes(whole, tmp_path):
     method, first, files, seconds = whole
     backbones = Path("run", LAST[method], "backbone.pth")
-    for number in range(TRIES):
+    for number in TRIES:
         draw = random.Random(f"{method} {number}")
         folder = make_folder(method, tmp_path / str(number))
         if number % 2 == 0:
