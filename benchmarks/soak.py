@@ -30,8 +30,8 @@ SETTINGS = [
     "log.log_step=1",
     "checkpoint.save_epoch=1000000",
 ]
-# BYOL is ORL's first stage; new masks every other epoch.
-OWN = {"orl": ["model.variant=byol"], "cyborgs": ["bootstrap.boot_freq=2"]}
+# BYOL is ORL's first stage. New masks in every epoch; the sheet of all generations would grow with their number.
+OWN = {"orl": ["model.variant=byol"], "cyborgs": ["bootstrap.boot_freq=1", "log.num_pictures=0"]}
 
 
 class Sample(NamedTuple):
@@ -78,7 +78,7 @@ def growth(samples: list[Sample], name: str) -> float:
 
 def _sample(pid: int, seconds: float, epoch: float) -> Sample:
     process = Path("/proc") / str(pid)
-    workers = sum(_memory(child) for child in (process / "task" / str(pid) / "children").read_text().split())
+    workers = round(sum(_memory(child) for child in (process / "task" / str(pid) / "children").read_text().split()), 1)
     files, threads = (len(os.listdir(process / what)) for what in ("fd", "task"))
     return Sample(round(seconds, 1), round(epoch, 2), _memory(pid), workers, files, threads)
 

@@ -1,7 +1,7 @@
 """SIGKILL at random moments, of everything that a method does: what is resumed ends in the same bytes.
 
-KILLS=30 python -m pytest -m slow tests/mains/test_killed_anywhere.py, by default three; KILLS=20:30 does the last ten of them. Every other try kills at a file: before it is put
-in place, when half of it is written, or just after; the rest at a random time.
+KILLS=30 python -m pytest -m slow tests/mains/test_killed_anywhere.py, by default three; KILLS=20:30 does the last ten of them.
+Every other try kills at a file: before it is put in place, when half of it is written, or just after; the rest at a random time.
 """
 
 import hashlib
