@@ -50,5 +50,6 @@ class EventFile:
                 self._file.flush()
                 self._flushed_at = time.monotonic()
         except OSError as error:
-            error.filename = error.filename or str(self._folder)
+            if error.errno is not None:
+                error.filename = error.filename or str(self._folder)
             raise
