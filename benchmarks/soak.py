@@ -42,6 +42,11 @@ class Sample(NamedTuple):
     files: int  # that the main process has open
     threads: int  # of the main process
 
+    @property
+    def total_mb(self) -> float:
+        """While masks are made, more processes share what is the main one's at other times."""
+        return self.main_mb + self.workers_mb
+
 
 def soak(method: str, folder: Path, *, minutes: float, images: int, every: float) -> list[Sample]:
     """Train for so long; a sample every so many seconds from the first step on.
@@ -125,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
     print("".join(f"{name:>12}" for name in Sample._fields))
     for sample in samples[:: max(1, len(samples) // 8)] + samples[-1:]:
         print("".join(f"{value:>12}" for value in sample))
-    for name in Sample._fields[2:]:
+    for name in (*Sample._fields[2:], "total_mb"):
         print(f"{name} grew by {growth(samples, name):.1f} from the second quarter to the last")
     return 0
 
