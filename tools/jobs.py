@@ -20,7 +20,7 @@ from data.listing import ImageList, find_images
 from utils.cli import positive
 from utils.cores import available_cores
 from utils.distributed import barrier, on_main, rank, world_size
-from utils.errors import UserError, explains_killed_workers
+from utils.errors import StorageError, UserError, explains_killed_workers
 from utils.progress import ProgressBar
 
 _log = logging.getLogger(__name__)
@@ -132,8 +132,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror or error}: free or choose a place that can be written to (--output_dir of a tool, "
+        raise StorageError(
+            f"{path}: {error.strerror or error}: make room, or choose a place that can be written to (--output_dir of a tool, "
             "data.mask_dir and the like in a config), and start again: it goes on"
         ) from error
 

@@ -186,7 +186,7 @@ def test_more_than_256_clusters_become_a_16_bit_map(images, tmp_path):
 @pytest.mark.parametrize(
     "part, name, error, remedy",
     [
-        (group_maps, "write_label_map", OSError(28, "No space left on device"), "No space left on device: free or"),
+        (group_maps, "write_label_map", OSError(28, "No space left on device"), "No space left on device: make room"),
         (group_maps, "cluster_cells", torch.OutOfMemoryError("tried"), "of 3 images .*bootstrap.imgs_per_batch"),
     ],
 )

@@ -14,7 +14,7 @@ from data.mask_makers import FH, Grid, Ground, MaskError, Slic
 from tools import make_masks as tool
 from tools import mask_tasks
 from tools.make_masks import ensure_masks, make_masks, verify_masks
-from utils.errors import UserError
+from utils.errors import StorageError, UserError
 
 FINE = FH(scale=50, min_size=10)
 
@@ -203,7 +203,7 @@ def test_a_full_disk_is_told_with_the_file(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(mask_tasks, "write_label_map", full)
-    with pytest.raises(UserError, match=r"0\.png\.png: No space left on device: free"):
+    with pytest.raises(StorageError, match=r"0\.png\.png: No space left on device: make room"):
         make(folder)
 
 

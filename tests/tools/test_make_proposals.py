@@ -10,7 +10,7 @@ from data.listing import find_images
 from data.proposals import proposal_path, read_proposals, selective_search
 from tools import make_proposals as tool
 from tools.make_proposals import ensure_proposals, main, make_proposals
-from utils.errors import UserError
+from utils.errors import StorageError, UserError
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_a_full_disk_is_told_with_the_file(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tool, "write_proposals", full)
-    with pytest.raises(UserError, match=r"0\.png\.npy: No space left on device: free"):
+    with pytest.raises(StorageError, match=r"0\.png\.npy: No space left on device: make room"):
         make(folder)
 
 
