@@ -18,13 +18,24 @@ from utils.sections import Common
 
 GRADIENTS, STATISTICS, STATISTICS_GRADIENTS = "gradients", "BatchNorm statistics", "BatchNorm gradients"
 _FLOAT, _DOUBLE, _LONG = 4, 8, 8
-# Bytes of a number where processes gather what they compare, by the config: `losses.byol.unit` makes float32 of whatever type the
-# network has.
+
+
+def float32_bytes(config: Common) -> int:
+    """Of a number that is float32 whatever type the network has, as `losses.byol.unit` makes it."""
+    return _FLOAT
+
+
+def network_bytes(config: Common) -> int:
+    """Of a number that comes out of a network."""
+    return _FLOAT if config.amp.opt_level == "O0" else 2
+
+
+# Bytes of a number where processes gather what they compare.
 GATHERED: dict[str, Callable[[Any], int]] = {
-    "targets": lambda config: _FLOAT,  # models/detconb.py, DetCon-B and CYBORGS
-    "targets with gradient": lambda config: _FLOAT,  # models/detconb.py, DetCon-S
-    "keys": lambda config: _FLOAT,  # models/resim.py, for the queue
-    "negatives": lambda config: _FLOAT,  # models/resim.py, of windows
+    "targets": float32_bytes,  # models/detconb.py, DetCon-B and CYBORGS
+    "targets with gradient": float32_bytes,  # models/detconb.py, DetCon-S
+    "keys": float32_bytes,  # models/resim.py, for the queue
+    "negatives": float32_bytes,  # models/resim.py, of windows
 }
 # DistributedDataParallel's own, by which `engine.loop` runs.
 FIRST_BUCKET, BUCKET = 2**20, 25 * 2**20
@@ -191,7 +202,7 @@ def _resim(config: Any, method: Any, processes: int) -> tuple[list[Pass], list[C
         Collective("keys", "all_gather", (keys * GATHERED["keys"](config),)),
     ]
     if method.shuffle_seed is not None:
-        number = _network_bytes(config)
+        number = network_bytes(config)
         maps = [images * config.model.fpn_channels * grid**2 * number for grid in grids.values()]
         shuffled = (images * 3 * side**2 * _FLOAT,)
         own += [
@@ -213,11 +224,6 @@ def _orl(config: Any, method: Any, processes: int) -> tuple[list[Pass], list[Col
 
 def _until(trunk: Trunk, level: str) -> nn.Sequential:
     return trunk.until(f"layer{LEVELS.index(level) + 1}")
-
-
-def _network_bytes(config: Common) -> int:
-    """Of a number that comes out of a network."""
-    return _FLOAT if config.amp.opt_level == "O0" else 2
 
 
 _PARTS: dict[str, Callable[[Any, Any, int], tuple[list[Pass], list[Collective]]]] = {

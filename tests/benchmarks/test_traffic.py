@@ -87,7 +87,7 @@ def test_four_processes_hand_in_what_paper_says_of_every_variant(tmp_path):
         ("DetCon-B", {"GATHERED": traffic.GATHERED | {"targets": lambda config: 2}}),
         ("ReSim", {"GATHERED": traffic.GATHERED | {"negatives": lambda config: 2}}),
         ("ReSim", {"GATHERED": traffic.GATHERED | {"keys": lambda config: 2}}),
-        ("ReSim", {"_network_bytes": lambda config: 2}),
+        ("ReSim", {"network_bytes": lambda config: 2}),
         ("ReSim", {"_LONG": 4}),
         ("ORL", {"BRANCHES": ("global", "intra")}),
         ("CYBORGS", {"_until": lambda trunk, level: trunk.until("layer3")}),
