@@ -140,7 +140,8 @@ def find_first_masks(config: CyborgsConfig, images: ImageList, own: Path) -> Mas
     """Where the first generation lies, or will: masks on disk, a grid, made where it is missing, or the run's `own` folder."""
     if config.bootstrap.first_weights is not None:
         return MaskFolder(own, generation_type(0))
-    mask_dir, mask_type = wiring.mask_dir(config.data), config.data.mask_type
+    mask_type = config.data.mask_type
+    mask_dir = wiring.mask_dir(config.data, images, mask_type)
     if re.fullmatch(r"grid\d+x\d+", mask_type):
         ensure_masks(images, mask_dir, [maker_of(mask_type)])
     on_main(lambda: check_label_maps(mask_dir, mask_type, images))

@@ -57,7 +57,7 @@ def make_data(config: DetConBConfig, device: torch.device) -> Loader:
     """The listing, its masks, which must be there, and batches of views."""
     settings = config.data
     images = wiring.list_images(settings)
-    mask_dir = wiring.mask_dir(settings)
+    mask_dir = wiring.mask_dir(settings, images, settings.mask_type)
     on_main(lambda: check_label_maps(mask_dir, settings.mask_type, images))
     dataset = MaskedViews(
         images,

@@ -70,8 +70,9 @@ def make_data(config: R2OConfig, device: torch.device) -> Loader:
     images = wiring.list_images(settings)
     mask_dir = None
     if settings.superpixels == "cached":
-        mask_dir = wiring.mask_dir(settings)
-        ensure_masks(images, mask_dir, [Slic(settings.slic_segments, settings.superpixel_size)])
+        slic = Slic(settings.slic_segments, settings.superpixel_size)
+        mask_dir = wiring.mask_dir(settings, images, slic.type)
+        ensure_masks(images, mask_dir, [slic])
     dataset = R2OViews(
         images,
         spec=wiring.view_spec(settings),

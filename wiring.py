@@ -12,10 +12,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
+from data.label_maps import find_mask_dir
 from data.listing import ImageList, find_images
 from data.loader import Loader
 from data.photometric import PHOTOMETRIC, prepare_views
-from data.sampler import EpochSampler
+from data.sampler import EpochSampler, Windows
 from data.views import ViewSpec
 from engine.checkpoint import load_checkpoint
 from engine.lars import parameter_groups
@@ -99,9 +100,9 @@ def list_images(settings: Data) -> ImageList:
     return images
 
 
-def mask_dir(settings: Data) -> str:
-    """Where label maps lie."""
-    return settings.mask_dir or f"{settings.image_dir}/masks"
+def mask_dir(settings: Data, images: ImageList, mask_type: str) -> Path:
+    """Where label maps of a type lie."""
+    return find_mask_dir(images, mask_type, mask_dir=settings.mask_dir, image_dir=settings.image_dir)
 
 
 def view_spec(settings: Data, *, shared_flip: bool = False) -> ViewSpec:
@@ -119,6 +120,22 @@ def view_spec(settings: Data, *, shared_flip: bool = False) -> ViewSpec:
     )
 
 
+def make_windows(settings: Data, images: ImageList) -> Windows | None:
+    """How an epoch's order keeps to some shards at a time; None for the order that does not.
+
+    Raises:
+        UserError: the images lie in none.
+    """
+    if settings.order == "shuffled":
+        return None
+    if images.shard_of is None:
+        raise UserError(
+            f"data.order: windows is an order of shards, but {images.root} holds image files: leave it `shuffled`, or pack them "
+            "with `python -m tools.make_shards`"
+        )
+    return Windows(images.shard_of, settings.window_shards)
+
+
 def make_loader(dataset: Dataset, config: Common, device: torch.device) -> Loader:
     """This process' batches."""
     sampler = EpochSampler(
@@ -128,6 +145,7 @@ def make_loader(dataset: Dataset, config: Common, device: torch.device) -> Loade
         rank=rank(),
         accumulate_steps=config.optimizer.accumulate_steps,
         seed=config.seed,
+        windows=make_windows(config.data, dataset.images),
     )
     return Loader(dataset, sampler, workers=config.data.data_workers, device=device)
 

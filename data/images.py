@@ -1,12 +1,12 @@
 """Reading one image file, whatever it is, into 8-bit RGB."""
 
 import io
-from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from data.image_list import File, as_file
 from data.inside import check_size, jpeg_size
 
 _JPEG_START = b"\xff\xd8\xff"
@@ -15,7 +15,7 @@ _JPEG_START = b"\xff\xd8\xff"
 class UnreadableImage(OSError):
     """A file that is no complete image; names the file and the reason."""
 
-    def __init__(self, path: str | Path, reason: str):
+    def __init__(self, path: str | File, reason: str):
         super().__init__(f"{path}: {reason}")
         self.path, self.reason = str(path), reason
 
@@ -24,7 +24,7 @@ class UnreadableImage(OSError):
         return type(self), (self.path, self.reason)
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | File) -> np.ndarray:
     """Read an image as one sees it: upright (EXIF), in RGB, transparency over white.
 
     Args:
@@ -35,8 +35,7 @@ def read_image(path: str | Path) -> np.ndarray:
         UnreadableImage: the file is missing, empty, no image, or truncated.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = as_file(path).read_bytes()
     except OSError as error:
         raise UnreadableImage(path, error.strerror or str(error)) from error
     if not data:
@@ -48,7 +47,7 @@ def read_image(path: str | Path) -> np.ndarray:
     return _decode_with_pil(path, data)
 
 
-def _decode_jpeg(path: str | Path, data: bytes) -> np.ndarray | None:
+def _decode_jpeg(path: str | File, data: bytes) -> np.ndarray | None:
     """Decode a JPEG a third faster than PIL; None for one that OpenCV refuses, which PIL then judges.
 
     OpenCV 5 refuses truncated files; version 4 filled the rest with grey.
@@ -66,7 +65,7 @@ def _decode_jpeg(path: str | Path, data: bytes) -> np.ndarray | None:
         return None
 
 
-def _decode_with_pil(path: str | Path, data: bytes) -> np.ndarray:
+def _decode_with_pil(path: str | File, data: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
             check_size(*image.size)

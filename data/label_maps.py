@@ -10,10 +10,12 @@ import numpy as np
 from PIL import Image
 
 from data.derived import missing_files, readable
+from data.image_list import File, as_file
 from data.images import read_image
 from data.inside import check_size, png_size
 from data.listing import ImageList
 from data.orientation import upright_shape
+from data.shards import ShardFile
 from utils.errors import DataError
 from utils.files import atomic_path
 
@@ -23,6 +25,7 @@ _REPAIR = "`python -m tools.make_masks --repair` and the options it was made wit
 _MAKE_GENERATION = (
     "delete the folder of its generation, and resume the run from the checkpoint of the epoch that begins with it"
 )
+_PACK = "make it again in the folder that the shards were made of, and the shards by `python -m tools.make_shards`"
 _MAKE_EPOCH = "delete the folder of its epoch, and `python -m tools.region_maps RUN` makes it again"
 
 
@@ -50,6 +53,23 @@ def label_map_path(mask_dir: str | Path, mask_type: str, split: str, image_path:
     return Path(mask_dir, mask_type, split, f"{image_path}.png")
 
 
+def label_map_file(images: ImageList, index: int, *, mask_dir: str | Path, mask_type: str) -> File:
+    """An image's label map in MASK_DIR, where images lie in shards and this is their folder, in its shard."""
+    held = images.held_maps(mask_dir, mask_type)
+    return held.file(index) if held else label_map_path(mask_dir, mask_type, images.split, images.name(index))
+
+
+def find_mask_dir(images: ImageList, mask_type: str, *, mask_dir: str | None, image_dir: str) -> Path:
+    """Where the maps of a type lie: where a config says, else in the images' shards, else in IMAGE_DIR/masks.
+
+    Args:
+        mask_dir, image_dir: those keys of the config's `data`.
+    """
+    if mask_dir is None and images.held_maps(images.root, mask_type):
+        return images.root
+    return Path(mask_dir or Path(image_dir, "masks"))
+
+
 def generation_type(number: int) -> str:
     """The type of the maps that a run makes of its own features: gen_0003 for generation 3."""
     return f"gen_{number:04d}"
@@ -68,7 +88,7 @@ def _is_epoch(mask_type: str) -> bool:
     return re.fullmatch(r"epoch_\d+", mask_type) is not None
 
 
-def read_label_map(path: str | Path) -> np.ndarray:
+def read_label_map(path: str | File) -> np.ndarray:
     """Read a label map.
 
     Returns:
@@ -77,8 +97,7 @@ def read_label_map(path: str | Path) -> np.ndarray:
         LabelMapError: no such file, or no complete single-channel PNG.
     """
     try:
-        with open(path, "rb") as file:
-            encoded = file.read()
+        encoded = as_file(path).read_bytes()
     except OSError as error:
         raise _unread(path, error.strerror or str(error)) from error
     is_png = encoded.startswith(_PNG_START)
@@ -95,10 +114,11 @@ def read_label_map(path: str | Path) -> np.ndarray:
     return labels
 
 
-def _unread(path: str | Path, reason: str) -> LabelMapError:
-    parts = Path(path).parts
+def _unread(path: str | File, reason: str) -> LabelMapError:
+    parts = Path(str(path)).parts
     remedy = _MAKE_GENERATION if any(map(_is_generation, parts)) else _REPAIR
     remedy = _MAKE_EPOCH if any(map(_is_epoch, parts)) else remedy
+    remedy = _PACK if isinstance(path, ShardFile) else remedy
     return LabelMapError(f"{path}: {reason}; {remedy}", reason=reason)
 
 
@@ -164,7 +184,7 @@ def expected_shape(mask_type: str, image_shape: tuple[int, ...]) -> tuple[int, i
     return (int(side[1]), int(side[1])) if side else (image_shape[0], image_shape[1])
 
 
-def find_defect(path: str | Path, mask_type: str, image_path: str | Path) -> str | None:
+def find_defect(path: str | File, mask_type: str, image_path: str | File) -> str | None:
     """What is wrong with an image's map; None where it is sound.
 
     Args:
@@ -174,7 +194,7 @@ def find_defect(path: str | Path, mask_type: str, image_path: str | Path) -> str
     Raises:
         UnreadableImage: there can be no map.
     """
-    if not Path(path).exists():
+    if not as_file(path).exists():
         read_image(image_path)
         return "missing"
     try:
@@ -189,7 +209,9 @@ def find_defect(path: str | Path, mask_type: str, image_path: str | Path) -> str
 
 def missing_label_maps(folder: str | Path, images: ImageList) -> list[int]:
     """Indices of the images without a map in the folder MASK_DIR/TYPE/SPLIT; opens no file."""
-    return missing_files(folder, images, suffix=".png")
+    mask_dir, mask_type = Path(folder).parents[1], Path(folder).parent.name
+    held = images.held_maps(mask_dir, mask_type)
+    return held.missing() if held else missing_files(folder, images, suffix=".png")
 
 
 def check_label_maps(mask_dir: str | Path, mask_type: str, images: ImageList) -> None:
@@ -212,6 +234,8 @@ def check_label_maps(mask_dir: str | Path, mask_type: str, images: ImageList) ->
             )
         if _is_epoch(mask_type):
             raise DataError(f"{start}; make those of an R2O run with `python -m tools.region_maps RUN`")
+        if images.held_maps(mask_dir, mask_type):
+            raise DataError(f"{start}; {_PACK}")
         command = shlex.join(
             ["python", "-m", "tools.make_masks", "--dataset_dir", str(_dataset_dir(images)), "--split", images.split]
             + ["--output_dir", str(mask_dir), "--mask_type", mask_type]

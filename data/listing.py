@@ -1,18 +1,16 @@
 """Which images there are: one sorted list, the same for every process."""
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from data.image_list import IMAGE_SUFFIXES, ImageList
+from data.shards import holds_shards, open_shards
 from utils.errors import DataError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif", ".jp2")
 _SUFFIX_BYTES = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
 SUBSETS = Path(__file__).parent / "subsets"
 # Never images to train on where the image folder itself is listed.
@@ -22,45 +20,12 @@ _SPLITS = ("train", "val", "test", "unlabeled", "train2017", "val2017", "test201
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ImageList:
-    """Image files below one folder.
-
-    Attributes:
-        root: the folder of the split.
-        split: the split's name as asked for.
-        paths: (N,) bytes, relative to `root`, sorted; one array, so that workers share its memory.
-    """
-
-    root: Path
-    split: str
-    paths: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def name(self, index: int) -> str:
-        """The image's path relative to `root`."""
-        return os.fsdecode(self.paths[index])
-
-    def path(self, index: int) -> Path:
-        return self.root / self.name(index)
-
-    def class_name(self, index: int) -> str:
-        """The first folder of the image's relative path, "" for an image in `root` itself."""
-        return self.name(index).rpartition("/")[0].partition("/")[0]
-
-    @cached_property
-    def listing_hash(self) -> str:
-        """SHA-256 of the relative paths: the same list on another machine has the same hash."""
-        return hashlib.sha256(b"\n".join(self.paths.tolist())).hexdigest()
-
-
 def find_images(image_dir: str | Path, *, split: str = "train", subset: str | None = None) -> ImageList:
-    """List a split's images, at any depth.
+    """List a split's images, at any depth, or in WebDataset shards.
 
     Args:
-        image_dir: holds `images/SPLIT`, `images/SPLIT2017`, `SPLIT` or `SPLIT2017`, or is itself the folder of images.
+        image_dir: holds `images/SPLIT`, `images/SPLIT2017`, `SPLIT` or `SPLIT2017`, or is itself the folder of images; a
+            folder of .tar files and nothing else to list is one of shards.
         split: train, val, ...
         subset: None or "" for all; a text file of class names or file names, one a line; or a bare name, looked up in
             data/subsets.
@@ -71,11 +36,15 @@ def find_images(image_dir: str | Path, *, split: str = "train", subset: str | No
     """
     root = _split_folder(Path(image_dir), split)
     skipped = _OTHER_FOLDERS if root == Path(image_dir) else ()
+    images = open_shards(root, split) if holds_shards(root, skipped) else _list_folder(root, split, skipped)
+    return _choose(images, _subset_file(subset)) if subset else images
+
+
+def _list_folder(root: Path, split: str, skipped: tuple[str, ...]) -> ImageList:
     paths = sorted(walk_images(root, skipped))
     if not paths:
         raise DataError(f"{root}: no image there, at any depth ({', '.join(IMAGE_SUFFIXES)} count as images)")
-    images = ImageList(root, split, np.array(paths))
-    return _choose(images, _subset_file(subset)) if subset else images
+    return ImageList(root, split, np.array(paths))
 
 
 def _split_folder(image_dir: Path, split: str) -> Path:
@@ -140,17 +109,17 @@ def _choose(images: ImageList, subset_file: Path) -> ImageList:
     lines = {line.strip() for line in subset_file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()}
     wanted = {os.fsencode(line) for line in lines if line and not line.startswith("#")}
     found, kept = set(), []
-    for path in images.paths.tolist():
+    for index, path in enumerate(images.paths.tolist()):
         keys = {path, path.rpartition(b"/")[2]}
         if b"/" in path:
             keys.add(path.partition(b"/")[0])
         hits = wanted & keys
         found |= hits
         if hits:
-            kept.append(path)
+            kept.append(index)
     if not kept:
         raise DataError(f"{subset_file}: none of its {len(wanted)} classes or files is in {images.root}")
     if found != wanted:
         missing = sorted(os.fsdecode(entry) for entry in wanted - found)
         _log.warning("%s: %d entries are not in %s, such as %s", subset_file, len(missing), images.root, missing[0])
-    return ImageList(images.root, images.split, np.array(kept))
+    return images.select(kept)

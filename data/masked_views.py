@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from data.geometry import cut_labels
-from data.label_maps import expected_shape, generation_type, label_map_path
+from data.label_maps import expected_shape, generation_type, label_map_file
 from data.listing import ImageList
 from data.views import MAX_REPLACEMENTS, Photo, TwoViews, ViewSpec
 from utils.errors import DataError
@@ -50,7 +50,7 @@ class MaskedViews(TwoViews):
 
     def _labels(self, photo: Photo, mask_dir: str | Path, mask_type: str) -> np.ndarray:
         """(H, W) the photo's label map of a type."""
-        path = label_map_path(mask_dir, mask_type, self.images.split, self.images.name(photo.index))
+        path = label_map_file(self.images, photo.index, mask_dir=mask_dir, mask_type=mask_type)
         return self._read_map(path, photo, expected_shape(mask_type, photo.image.shape[:2]))
 
     def _cut_with_labels(self, photo: Photo, labels: np.ndarray, key: tuple[int, int]) -> dict:

@@ -1,14 +1,13 @@
 """Which way up a photo is stored, and turning what was made of the stored pixels upright."""
 
-from pathlib import Path
-
 import numpy as np
 from PIL import ExifTags, Image
 
+from data.image_list import File, as_file
 from data.images import read_image
 
 
-def upright_shape(path: str | Path) -> tuple[int, int]:
+def upright_shape(path: str | File) -> tuple[int, int]:
     """(H, W) of an image as `read_image` gives it, from the file's header where that tells.
 
     Raises:
@@ -21,10 +20,10 @@ def upright_shape(path: str | Path) -> tuple[int, int]:
     return (width, height) if orientation >= 5 else (height, width)
 
 
-def read_orientation(path: str | Path) -> tuple[tuple[int, int], int] | None:
+def read_orientation(path: str | File) -> tuple[tuple[int, int], int] | None:
     """((H, W) of the stored pixels, orientation 1 to 8, as EXIF counts them); None where the header does not tell."""
     try:
-        with Image.open(path) as image:
+        with as_file(path).open("rb") as file, Image.open(file) as image:
             # PIL turns TIFFs itself, and gives their header as if turned, or not, depending on its version.
             if image.format == "TIFF":
                 return None

@@ -10,7 +10,7 @@ from data.listing import ImageList
 from data.mask_makers import MaskError
 from data.orientation import read_orientation, turn_upright
 from data.safe_pickle import load_pickle
-from utils.errors import DataError
+from utils.errors import DataError, UserError
 
 
 def read_mask_pickle(path: str | Path) -> np.ndarray:
@@ -92,6 +92,10 @@ def find_pickles(place: str | Path, images: ImageList, *, kind: str, type: str) 
     Raises:
         UnsafePickle, DataError: there is no such place, or it is no list of paths.
     """
+    if images.shard_of is not None:
+        raise UserError(
+            f"{images.root}: published masks are found by the names of image files: give the folder that the shards were made of"
+        )
     place = Path(place)
     folders = (place,) if place.is_dir() else _listed_folders(place)
     counts = Counter(pickle_key(images.path(index)) for index in range(len(images)))

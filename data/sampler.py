@@ -1,11 +1,34 @@
 """Which image at which step on which process."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+import numpy as np
 from torch.utils.data import Sampler
 
 from utils.errors import DataError
 from utils.seeding import numpy_generator
+
+
+class Windows(NamedTuple):
+    """How images are shuffled without going to all shards at once.
+
+    Attributes:
+        shard_of: (N,) the number of each image's shard.
+        shards: how many of them make a window.
+    """
+
+    shard_of: np.ndarray
+    shards: int
+
+
+def order_by_windows(rng: np.random.Generator, windows: Windows) -> np.ndarray:
+    """(N,) indices of all images: shards in a random order, that many after each other a window, and images shuffled in each."""
+    used, shard_of = np.unique(windows.shard_of, return_inverse=True)
+    window_of = rng.permutation(len(used)) // windows.shards
+    places = rng.permutation(len(shard_of))
+    # What is shuffled already stays so within its window.
+    return places[np.argsort(window_of[shard_of[places]], kind="stable")]
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):
@@ -22,6 +45,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         seed: of the orders.
         shuffle: False keeps the listing's order.
         drop_last: False gives the short last batch too; for one process without accumulation, as evaluation runs.
+        windows: None shuffles all images; else what `order_by_windows` shuffles by.
     Raises:
         DataError: fewer images than one optimiser step takes.
     """
@@ -37,6 +61,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         seed: int,
         shuffle: bool = True,
         drop_last: bool = True,
+        windows: Windows | None = None,
     ):
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must lie in [0, {world_size}), not {rank}")
@@ -49,7 +74,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
                 f"{batch_size} x {world_size} processes x optimizer.accumulate_steps {accumulate_steps}; lower one"
             )
         self.num_images, self.batch_size = num_images, batch_size
-        self.seed, self.shuffle = seed, shuffle
+        self.seed, self.shuffle, self.windows = seed, shuffle, windows
         self._global_batch, self._offset = batch_size * world_size, batch_size * rank
         whole = num_images // step * accumulate_steps
         self._num_batches = whole if drop_last else -(-num_images // batch_size)
@@ -66,9 +91,13 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         return self._num_batches
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = range(self.num_images)
-        if self.shuffle:
-            order = numpy_generator(self.seed, self.epoch).permutation(self.num_images)
+        order = self._order()
         for batch in range(self.start_batch, len(self)):
             first = batch * self._global_batch + self._offset
             yield [(self.epoch, int(index)) for index in order[first : first + self.batch_size]]
+
+    def _order(self) -> Sequence[int] | np.ndarray:
+        if not self.shuffle:
+            return range(self.num_images)
+        rng = numpy_generator(self.seed, self.epoch)
+        return rng.permutation(self.num_images) if self.windows is None else order_by_windows(rng, self.windows)

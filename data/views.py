@@ -10,9 +10,9 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from data.geometry import WHOLE, Crop, cut_image, draw_crop, label_tensor
+from data.image_list import File, ImageList
 from data.images import UnreadableImage, read_image
-from data.label_maps import LabelMapError, label_map_path, read_label_map
-from data.listing import ImageList
+from data.label_maps import LabelMapError, label_map_file, read_label_map
 from data.photometric import BYOL_VIEW_1, BYOL_VIEW_2, PhotometricSpec, draw_photometric
 from data.superpixels import slic_labels, superpixel_type
 from utils.errors import DataError
@@ -121,7 +121,7 @@ class TwoViews(Dataset):
         views = cut_views(photo.image, crops, rng, self.spec)
         return crops, {**views, "seed": derive_seed(self.seed, *key), "unreadable": photo.unreadable}
 
-    def _read_map(self, path: Path, photo: Photo, shape: tuple[int, int]) -> np.ndarray:
+    def _read_map(self, path: File, photo: Photo, shape: tuple[int, int]) -> np.ndarray:
         """The photo's label map, which must have this shape."""
         labels = read_label_map(path)
         if labels.shape != shape:
@@ -194,7 +194,7 @@ class R2OViews(TwoViews):
     def _superpixels(self, photo: Photo) -> np.ndarray:
         size, path = self.superpixel_size, None
         if self.mask_dir is not None:
-            path = label_map_path(self.mask_dir, self.mask_type, self.images.split, self.images.name(photo.index))
+            path = label_map_file(self.images, photo.index, mask_dir=self.mask_dir, mask_type=self.mask_type)
         # A map may be missing where an image was repaired, or a map deleted, after all were noted as made.
         if path is None or not path.exists():
             return slic_labels(photo.image, size=size, segments=self.segments)

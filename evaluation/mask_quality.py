@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from data.derived import readable
-from data.label_maps import LabelMapError, expected_shape, label_map_path, missing_label_maps, read_label_map
+from data.label_maps import LabelMapError, expected_shape, label_map_file, missing_label_maps, read_label_map
 from data.listing import ImageList, find_images
 from evaluation.map_scores import MapScore, MaskQuality, score_map, summarise
 from evaluation.truths import Truth, add_truth_arguments, chosen_truth, find_truth, naming_truth_options
@@ -98,7 +98,7 @@ class ScoreMap:
     def __call__(self, index: int) -> MapScore:
         name = self.images.name(index)
         truths = self.truth(name)
-        path = label_map_path(self.mask_dir, self.mask_type, self.images.split, name)
+        path = label_map_file(self.images, index, mask_dir=self.mask_dir, mask_type=self.mask_type)
         labels = read_label_map(path)
         shape, whole = expected_shape(self.mask_type, truths[0].shape), truths[0].shape
         if labels.shape != shape:

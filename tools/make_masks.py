@@ -105,6 +105,8 @@ def ensure_masks(images: ImageList, mask_dir: str | Path, makers: Sequence[Maker
     Raises:
         UserError: as `make_masks`.
     """
+    # What lies in the images' shards is not made again.
+    makers = [maker for maker in makers if not images.held_maps(mask_dir, maker.type)]
     for maker in makers:
         _refuse_others(Path(mask_dir, maker.type, images.split), maker)
 
@@ -112,7 +114,8 @@ def ensure_masks(images: ImageList, mask_dir: str | Path, makers: Sequence[Maker
         lacking = [maker for maker in makers if not is_complete(Path(mask_dir, maker.type, images.split), images)]
         return make_masks(images, mask_dir, lacking, shard=shard) if lacking else Summary()
 
-    make_together(Path(mask_dir), make, lacks="label map")
+    if makers:
+        make_together(Path(mask_dir), make, lacks="label map")
 
 
 def _refuse_others(folder: Path, maker: Maker) -> None:

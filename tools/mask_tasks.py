@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data.images import read_image
-from data.label_maps import LabelMapError, expected_shape, find_defect, label_map_path, write_label_map
+from data.label_maps import LabelMapError, expected_shape, find_defect, label_map_file, label_map_path, write_label_map
 from data.listing import ImageList
 from data.mask_makers import Maker, MaskError
 from tools.jobs import ItemFailed, writing
@@ -66,7 +66,7 @@ class CheckMap:
     mask_type: str
 
     def __call__(self, index: int) -> bool:
-        target = label_map_path(self.mask_dir, self.mask_type, self.images.split, self.images.name(index))
+        target = label_map_file(self.images, index, mask_dir=self.mask_dir, mask_type=self.mask_type)
         defect = find_defect(target, self.mask_type, self.images.path(index))
         if defect:
             raise ItemFailed(target, defect)

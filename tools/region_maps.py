@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.derived import is_complete, read_meta, write_meta
-from data.label_maps import epoch_type, label_map_path, missing_label_maps, write_label_map
+from data.label_maps import epoch_type, find_mask_dir, label_map_path, missing_label_maps, write_label_map
 from data.listing import ImageList, find_images
 from data.mask_makers import Slic
 from data.orientation import upright_shape
@@ -76,7 +76,7 @@ def make_region_maps(
     everyone = find_images(settings["image_dir"], split=split or settings["split"], subset=settings["subset"])
     images = everyone
     if limit is not None and limit < len(everyone):
-        images = ImageList(everyone.root, everyone.split, everyone.paths[spread(limit, len(everyone))])
+        images = everyone.select(spread(limit, len(everyone)))
     dataset, folders = _make_dataset(config, images), {}
     method = make_finder(config).to(device, memory_format=memory_format(device)).eval()
     start = {name: value.clone() for name, value in method.target[0].state_dict().items()}
@@ -107,7 +107,8 @@ def _make_dataset(config: dict[str, Any], images: ImageList) -> R2OViews:
     settings, mask_dir = config["data"], None
     slic = Slic(settings["slic_segments"], settings["superpixel_size"])
     if settings["superpixels"] == "cached":
-        mask_dir = Path(settings["mask_dir"] or f"{settings['image_dir']}/masks")
+        places = {"mask_dir": settings["mask_dir"], "image_dir": settings["image_dir"]}
+        mask_dir = find_mask_dir(images, slic.type, **places)
         if missing_label_maps(mask_dir / slic.type / images.split, images):
             ensure_masks(images, mask_dir, [slic])
     return R2OViews(

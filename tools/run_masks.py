@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import yaml
 
-from data.label_maps import generation_type
+from data.label_maps import find_mask_dir, generation_type
 from data.listing import ImageList, find_images
 from data.masked_views import MaskFolder
 from data.superpixels import superpixel_type
@@ -37,7 +36,7 @@ def find_run_masks(run: Path, *, split: str | None = None) -> RunMasks:
     """
     settings = read_config(run)["data"]
     images = find_images(settings["image_dir"], split=split or settings["split"], subset=settings["subset"])
-    folders = find_generations(run, settings, images.split)
+    folders = find_generations(run, settings, images)
     if not folders:
         raise UserError(
             f"{run}: neither data.mask_type of its config.yaml nor {run}/masks holds label maps to show; those of an R2O run are "
@@ -57,12 +56,14 @@ def read_config(run: Path) -> dict:
     return yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
 
 
-def find_generations(run: Path, settings: dict, split: str) -> list[MaskFolder]:
+def find_generations(run: Path, settings: dict, images: ImageList) -> list[MaskFolder]:
     """Where a run's first label maps lie, and those that it made.
 
     Args:
         settings: the `data` section of its config.
+        images: the listing.
     """
+    split = images.split
     patterns = ("gen_*", "epoch_*")
     made = sorted(path.parent.name for pattern in patterns for path in (run / "masks").glob(f"{pattern}/{split}"))
     folders = [MaskFolder(run / "masks", name) for name in made]
@@ -72,8 +73,9 @@ def find_generations(run: Path, settings: dict, split: str) -> list[MaskFolder]:
         first = superpixel_type(segments=settings["slic_segments"], size=settings["superpixel_size"])
     # A run that began with masks of its own has not looked at these.
     if first and generation_type(0) not in made:
-        folders.insert(0, MaskFolder(settings.get("mask_dir") or f"{settings['image_dir']}/masks", first))
-    return [folder for folder in folders if Path(*folder, split).is_dir()]
+        places = {"mask_dir": settings.get("mask_dir"), "image_dir": settings["image_dir"]}
+        folders.insert(0, MaskFolder(find_mask_dir(images, first, **places), first))
+    return [folder for folder in folders if images.held_maps(*folder) or Path(*folder, split).is_dir()]
 
 
 def note_images(run: Path, images: ImageList, *, everyone: ImageList) -> None:
@@ -94,7 +96,7 @@ def _with_maps(run: Path, images: ImageList) -> ImageList:
     kept = [index for index in range(len(images)) if images.name(index) in names]
     if not kept:
         raise UserError(f"{note}: none of its images is in {images.root}; make the maps again: tools.region_maps {run}")
-    return ImageList(images.root, images.split, np.asarray(images.paths)[kept])
+    return images.select(kept)
 
 
 def _note(run: Path, split: str) -> Path:

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.optimize import linear_sum_assignment
 
 from data.images import UnreadableImage, read_image
-from data.label_maps import LabelMapError, dense_labels, label_map_path, read_label_map
+from data.label_maps import LabelMapError, dense_labels, label_map_file, read_label_map
 from data.listing import ImageList
 from data.masked_views import MaskFolder
 from evaluation.truths import Truth, add_truth_arguments, chosen_truth
@@ -89,7 +89,7 @@ def _row(images: ImageList, folders: Sequence[MaskFolder], index: int, truth: Tr
     except UnreadableImage:
         photo = np.full((side, side, 3), _GREY, dtype=np.uint8)
         tiles = [_captioned(_grey(), f"{Path(name).name}: unreadable")]
-    maps = [(mask_type, _read_map(Path(mask_dir), mask_type, images.split, name)) for mask_dir, mask_type in folders]
+    maps = [(mask_type, _read_map(images, index, mask_dir, mask_type)) for mask_dir, mask_type in folders]
     if truth is not None:
         maps.append(("truth", _read_truth(truth, name)))
     photo, before = resize(photo, side), None
@@ -131,9 +131,10 @@ def follow_labels(before: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return followed
 
 
-def _read_map(mask_dir: Path, mask_type: str, split: str, name: str) -> np.ndarray | None:
+def _read_map(images: ImageList, index: int, mask_dir: str | Path, mask_type: str) -> np.ndarray | None:
     try:
-        return read_label_map(label_map_path(mask_dir, mask_type, split, name)).astype(np.int64)
+        file = label_map_file(images, index, mask_dir=mask_dir, mask_type=mask_type)
+        return read_label_map(file).astype(np.int64)
     except LabelMapError:
         return None
 

@@ -69,10 +69,19 @@ class Amp(Section):
 
 
 class Data(Section):
-    image_dir: str = Field(description="Images below `images/SPLIT` or `SPLIT` in it, or else anywhere in it.")
+    image_dir: str = Field(
+        description="Images below `images/SPLIT` or `SPLIT` in it, or else anywhere in it; or shards there, see docs/shards.md."
+    )
     split: str = Field("train", description="Which split to train on.")
     subset: str = Field("", description="A list of class or file names: a text file, or a name in data/subsets/.")
-    mask_dir: str | None = Field(None, description="Where label maps lie; by default `image_dir`/masks.")
+    mask_dir: str | None = Field(
+        None, description="Where label maps lie; by default in the shards, or `image_dir`/masks."
+    )
+    order: Literal["shuffled", "windows"] = Field(
+        "shuffled",
+        description="Each epoch shuffles all images; or the shards, and the images within windows of some shards.",
+    )
+    window_shards: int = Field(16, ge=1, description="With `windows`: shards that are read at a time.")
     resize_size: int = Field(224, ge=8, description="Side of a view, in pixels.")
     data_workers: int = Field(4, ge=0, description="Worker processes that read images, for each training process.")
     train_batch_size: int = Field(32, ge=1, description="Images a process and micro-batch.")

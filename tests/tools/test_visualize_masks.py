@@ -216,13 +216,13 @@ def test_the_command_adds_the_truth_that_it_is_given(run, images, folders, tmp_p
     assert np.array_equal(np.asarray(Image.open(run / "generations.png")), expected)
 
 
-def test_a_run_that_began_with_masks_of_its_own_shows_no_others(run, folders):
+def test_a_run_that_began_with_masks_of_its_own_shows_no_others(run, images, folders):
     (run / "masks" / "gen_0000" / "train").mkdir(parents=True)
     settings = yaml.safe_load((run / "config.yaml").read_text())["data"]
     own = MaskFolder(run / "masks", "gen_0000")
-    assert find_generations(run, settings, "train") == [own, folders[1]]
+    assert find_generations(run, settings, images) == [own, folders[1]]
     (run / "masks" / "gen_0000" / "train").rmdir()
-    assert [Path(*one) for one in find_generations(run, settings, "train")] == [Path(*one) for one in folders]
+    assert [Path(*one) for one in find_generations(run, settings, images)] == [Path(*one) for one in folders]
 
 
 def test_what_a_run_lacks_is_said(run, eight_photos, caplog):

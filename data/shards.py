@@ -1,0 +1,161 @@
+"""Images in WebDataset shards: tars that are read in place, each image or label map by one pread."""
+
+import errno
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from data.image_list import IMAGE_SUFFIXES, ImageList
+from data.shard_index import INDEX, ShardIndex, find_index
+
+# Of each process: a window's shards, with room to spare; a limit of 1,024 files is common.
+_OPEN_SHARDS = 64
+
+
+class ShardFile(NamedTuple):
+    """A file in a shard, a data.image_list.File.
+
+    Attributes:
+        shard: the tar.
+        name: what it is called in messages.
+        offset, size: its bytes; a size below 0 says that there is none.
+    """
+
+    shard: str
+    name: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.shard}: {self.name}"
+
+    def exists(self) -> bool:
+        return self.size >= 0
+
+    def read_bytes(self) -> bytes:
+        if not self.exists():
+            raise FileNotFoundError(errno.ENOENT, "not in the shard", str(self))
+        data = os.pread(_opened(self.shard).number, self.size, self.offset)
+        if len(data) < self.size:
+            raise OSError(errno.EIO, "the shard ends within it", str(self))
+        return data
+
+    def open(self, mode: str) -> BinaryIO:
+        if mode != "rb":
+            raise io.UnsupportedOperation(f"{self}: shards are only read")
+        return io.BytesIO(self.read_bytes())
+
+
+class _Opened:
+    """A file to read from by place, closed when the last who reads lets go of it."""
+
+    def __init__(self, path: str):
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self):
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
+# Opened when first read from, by each process for itself; reading by place, a fork may share them too.
+_opened = lru_cache(maxsize=_OPEN_SHARDS)(_Opened)
+
+
+@dataclass(frozen=True)
+class ShardedMaps:
+    """Label maps of one type in the shards of their images, a data.image_list.HeldMaps.
+
+    Attributes:
+        images: whose maps they are.
+        mask_type: which.
+        spans: (N, 2) first byte and size, -1 where there is none.
+    """
+
+    images: "ShardedImages"
+    mask_type: str
+    spans: np.ndarray
+
+    def file(self, index: int) -> ShardFile:
+        name = f"{self.images.name(index)} ({self.mask_type})"
+        return ShardFile(self.images.shard(index), name, *self.spans[index].tolist())
+
+    def missing(self) -> list[int]:
+        return np.flatnonzero(self.spans[:, 1] < 0).tolist()
+
+
+@dataclass(frozen=True)
+class ShardedImages(ImageList):
+    """Image files in the tars of one folder; names, order and hash are those of the folder that they were made of.
+
+    Attributes:
+        index: where what lies; its rows are the list's, one an image.
+    """
+
+    index: ShardIndex
+
+    def shard(self, index: int) -> str:
+        """The tar that an image lies in."""
+        return os.path.join(self.root, os.fsdecode(self.index.shards[self.index.shard_of[index]]))
+
+    def path(self, index: int) -> ShardFile:
+        return ShardFile(self.shard(index), self.name(index), *self.index.images[index].tolist())
+
+    @property
+    def shard_of(self) -> np.ndarray:
+        return self.index.shard_of
+
+    @property
+    def mask_types(self) -> list[str]:
+        """The types of the label maps in the shards."""
+        return [os.fsdecode(one) for one in self.index.types]
+
+    def held_maps(self, mask_dir: str | Path, mask_type: str) -> ShardedMaps | None:
+        if mask_type not in self.mask_types or Path(mask_dir) != Path(self.root):
+            return None
+        return ShardedMaps(self, mask_type, self.index.maps[self.mask_types.index(mask_type)])
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> "ShardedImages":
+        index = self.index
+        chosen = index._replace(
+            paths=index.paths[indices],
+            shard_of=index.shard_of[indices],
+            images=index.images[indices],
+            maps=index.maps[:, indices],
+        )
+        return replace(self, paths=chosen.paths, index=chosen)
+
+
+def open_shards(root: Path, split: str) -> ShardedImages:
+    """The images in the shards of a folder, sorted by their names.
+
+    Raises:
+        DataError: shards are missing, truncated or damaged; names them.
+    """
+    index = find_index(root)
+    return ShardedImages(root, split, index.paths, index)
+
+
+def holds_shards(root: Path, skipped: Sequence[str] = ()) -> bool:
+    """Whether a folder holds shards: an index of them, or tars with neither images nor folders beside them.
+
+    Args:
+        skipped: names of folders that do not count.
+    """
+    if (root / INDEX).exists():
+        return True
+    has_tars = False
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name in skipped:
+                continue
+            # What an archive was unpacked into lies beside it often enough.
+            if entry.name.lower().endswith(IMAGE_SUFFIXES) or entry.is_dir():
+                return False
+            has_tars |= entry.name.endswith(".tar")
+    return has_tars
