@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv, description=__doc__)
     folder = arguments.output_dir or Path(arguments.dataset_dir, "masks")
     listings = find_listings(arguments)
-    for images in listings:
+    for images in [] if arguments.verify else listings:
         _refuse_among_images(Path(folder), images, Path(arguments.dataset_dir))
     options = {"workers": arguments.workers, "shard": arguments.shard}
     types, failures = chosen_types(arguments), 0

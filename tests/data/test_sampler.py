@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from data.sampler import EpochSampler
+from data.sampler import EpochSampler, Windows, order_by_windows
 from utils.errors import DataError
 
 
@@ -80,3 +81,55 @@ def test_impossible_arguments_are_refused(wrong, word):
 def test_a_start_beyond_the_epoch_is_refused():
     with pytest.raises(ValueError, match="start_batch"):
         sampler().set_epoch(0, start_batch=13)
+
+
+def windows_of(rng, images, shards, size):
+    return Windows(rng.integers(0, shards, images), size)
+
+
+@pytest.mark.parametrize(
+    ("images", "shards", "size"), [(200, 9, 2), (200, 9, 4), (64, 1, 16), (50, 50, 3), (97, 20, 100)]
+)
+def test_windows_give_every_image_once_and_keep_to_some_shards_at_a_time(images, shards, size):
+    rng = np.random.default_rng(0)
+    windows = windows_of(rng, images, shards, size)
+    order = order_by_windows(rng, windows)
+    assert sorted(order) == list(range(images))
+    # A shard's images lie between those of its window's others, and nowhere else.
+    visits, seen = windows.shard_of[order], []
+    while len(visits):
+        window = list(dict.fromkeys(visits))[:size]
+        inside = int(np.isin(visits, window).sum())
+        assert np.isin(visits[:inside], window).all()
+        seen, visits = seen + window, visits[inside:]
+    assert len(seen) == len(set(seen)) == len(np.unique(windows.shard_of))
+
+
+def test_a_window_of_all_shards_shuffles_all_images():
+    windows = Windows(np.arange(1000) // 100, 10)
+    order = order_by_windows(np.random.default_rng(0), windows)
+    assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.15
+    assert len(set(windows.shard_of[order[:100]])) == 10
+
+
+def test_windows_are_shuffled_by_seed_and_epoch_alone():
+    windows = windows_of(np.random.default_rng(0), 96, 7, 2)
+
+    def order(seed, epoch, **changes):
+        one = sampler(96, seed=seed, windows=windows, **changes)
+        one.set_epoch(epoch)
+        return indices(one)
+
+    alone = order(3, 1, batch_size=8)
+    assert alone == order(3, 1, batch_size=8) and sum(alone, []) == sum(order(3, 1), [])
+    assert alone != order(3, 2, batch_size=8) and alone != order(4, 1, batch_size=8)
+    for world_size in (2, 4):
+        ranks = [order(3, 1, batch_size=8 // world_size, world_size=world_size, rank=r) for r in range(world_size)]
+        assert [sum(parts, []) for parts in zip(*ranks)] == alone
+
+
+def test_a_start_within_an_epoch_of_windows_gives_the_rest_of_its_order():
+    one = sampler(windows=windows_of(np.random.default_rng(0), 50, 7, 2))
+    whole = list(one)
+    one.set_epoch(0, start_batch=7)
+    assert list(one) == whole[7:]
