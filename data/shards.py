@@ -41,7 +41,9 @@ class ShardFile(NamedTuple):
     def read_bytes(self) -> bytes:
         if not self.exists():
             raise FileNotFoundError(errno.ENOENT, "not in the shard", str(self))
-        data = os.pread(_opened(self.shard).number, self.size, self.offset)
+        # Held while it is read: another thread may open more shards, and this one be closed.
+        shard = _opened(self.shard)
+        data = os.pread(shard.number, self.size, self.offset)
         if len(data) < self.size:
             raise OSError(errno.EIO, "the shard ends within it", str(self))
         return data
@@ -65,6 +67,11 @@ class _Opened:
 
 # Opened when first read from, by each process for itself; reading by place, a fork may share them too.
 _opened = lru_cache(maxsize=_OPEN_SHARDS)(_Opened)
+
+
+def close_shards() -> None:
+    """Close what this process has open; what is read next is opened again."""
+    _opened.cache_clear()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -161,6 +162,17 @@ def test_few_shards_are_open_at_a_time(packed, monkeypatch):
     for index in [*range(12), *range(12)]:
         ours.path(index).read_bytes()
         assert open_tars() - before <= 2
+
+
+def test_threads_read_while_others_shards_are_closed(packed, monkeypatch):
+    ours = find_images(packed)
+    contents = [ours.path(index).read_bytes() for index in range(12)]
+    monkeypatch.setattr(module, "_opened", module.lru_cache(maxsize=1)(module._Opened))
+    with ThreadPoolExecutor(4) as pool:
+        order = [index % 12 for index in range(4000)]
+        assert list(pool.map(lambda index: ours.path(index).read_bytes(), order)) == [
+            contents[index] for index in order
+        ]
 
 
 def test_the_index_is_made_again_of_the_tars_headers(packed):

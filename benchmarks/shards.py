@@ -1,0 +1,270 @@
+"""How fast images come from storage, as files of a folder and in shards: `python -m benchmarks.shards IMAGES_DIR`.
+
+Copies of the images are laid out under --scratch as a folder with a label map each, and packed. Then readers, threads of one
+process, read an epoch's images and maps, bytes alone: from the folder in the shuffled order, from the shards in that order, and
+by windows (data.order). Forms take turns. Warm: all of it in the page cache. Cold: its pages are dropped before each pass, by
+posix_fadvise, or with --drop_caches by the kernel, folders and inodes too (needs root; the whole machine's). What is read is
+compared before anything is timed. --write renews the table between <!-- shards --> and <!-- end --> of a Markdown file.
+"""
+
+import argparse
+import datetime
+import hashlib
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.report import Axis, Report, make_parser
+from data.image_list import ImageList
+from data.label_maps import label_map_file, label_map_path, write_label_map
+from data.listing import find_images
+from data.mask_makers import Grid
+from data.orientation import upright_shape
+from data.sampler import EpochSampler, Windows
+from data.shards import close_shards
+from data.views import TwoViews, ViewSpec
+from tools.make_shards import make_shards
+from utils.cli import positive, shows_errors
+from utils.cores import processor_name
+from utils.errors import UserError
+from utils.files import atomic_write_bytes
+from utils.marks import renew_marked
+
+AXES = (
+    Axis("images", 3000, (1000, 3000, 10000), "images of an epoch"),
+    Axis("shard", 100, (50, 100, 500), "images a shard"),
+    Axis("window", 4, (1, 4, 16), "shards a window"),
+    Axis("readers", 4, (1, 4, 16), "threads that read"),
+)
+_MAP = Grid(3, 3)
+_DROP = Path("/proc/sys/vm/drop_caches")
+_BATCH = 50
+
+
+class Form(NamedTuple):
+    """A way to read an epoch."""
+
+    name: str
+    images: ImageList
+    mask_dir: Path
+    order: list[int]
+
+    def read(self, index: int) -> tuple[bytes, bytes]:
+        """An image and its map."""
+        labels = label_map_file(self.images, index, mask_dir=self.mask_dir, mask_type=_MAP.type)
+        return self.images.path(index).read_bytes(), labels.read_bytes()
+
+    def read_all(self, readers: int) -> int:
+        """The bytes of an epoch."""
+        with ThreadPoolExecutor(readers) as pool:
+            # In pieces, since handing on each alone would take longer than reading it.
+            pieces = [self.order[start : start + _BATCH] for start in range(0, len(self.order), _BATCH)]
+            return sum(pool.map(lambda piece: sum(len(part) for one in map(self.read, piece) for part in one), pieces))
+
+
+def lay_out(source: Path, scratch: Path, *, count: int) -> ImageList:
+    """A folder of so many images in ten classes, each with its label map, made of those of `source` over and over."""
+    originals = find_images(source)
+    for number in range(count):
+        original = originals.path(number % len(originals))
+        path = scratch / "images" / "train" / f"class{number % 10}" / f"{number:06d}{Path(original.name).suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(original, path)
+        labels = _MAP(np.empty(upright_shape(path)), "")
+        write_label_map(
+            label_map_path(scratch / "masks", _MAP.type, "train", f"{path.parent.name}/{path.name}"), labels
+        )
+    return find_images(scratch)
+
+
+def make_forms(folder: ImageList, scratch: Path, *, shard: int, window: int) -> list[Form]:
+    """The folder and the shards made of it, in the orders that training has."""
+    make_shards(folder, scratch / "shards", {_MAP.type: scratch / "masks"}, images_per_shard=shard)
+    packed = find_images(scratch / "shards")
+    shuffled, windows = _order(folder, None), _order(packed, Windows(packed.shard_of, window))
+    return [
+        Form("folder", folder, scratch / "masks", shuffled),
+        Form("shards, shuffled", packed, packed.root, shuffled),
+        Form("shards, windows", packed, packed.root, windows),
+    ]
+
+
+def _order(images: ImageList, windows: Windows | None) -> list[int]:
+    sampler = EpochSampler(len(images), batch_size=1, world_size=1, rank=0, seed=0, windows=windows)
+    return [index for batch in sampler for _, index in batch]
+
+
+def check(forms: Sequence[Form]) -> None:
+    """Refuse to time forms that read something else."""
+    digests = set()
+    for form in forms:
+        contents = b"".join(hashlib.sha256(part).digest() for index in sorted(form.order) for part in form.read(index))
+        digests.add(contents)
+    if len(digests) > 1:
+        raise AssertionError("the folder and the shards do not hold the same")
+
+
+def evict(files: Iterable[Path], *, everything: bool) -> None:
+    """Drop files from the page cache; with `everything` all that the kernel keeps of all files."""
+    if everything:
+        os.sync()
+        _DROP.write_text("3")
+        return
+    for path in files:
+        with open(path, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+class _Counter:
+    """Files that this process opens below a folder, while `on`; Python tells of each."""
+
+    def __init__(self, folder: Path):
+        self.on, self.opened, self._folder = False, 0, str(folder)
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple) -> None:
+        if self.on and event == "open":
+            self.opened += str(arguments[0]).startswith(self._folder)
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        self.on, self.opened = True, 0
+        yield
+        self.on = False
+
+
+def disk_bytes() -> int:
+    """What this process has had read from disks, reading ahead included; Linux only."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
+
+
+def measure(
+    forms: Sequence[Form], *, readers: int, repeats: int, before: Callable[[], None]
+) -> dict[str, tuple[float, float]]:
+    """Median seconds of an epoch, and MB that came from the disk, of each form; they take turns.
+
+    Args:
+        before: is called before each, and not timed.
+    """
+    seconds, megabytes = ({form.name: [] for form in forms} for _ in range(2))
+    for _ in range(repeats):
+        for form in forms:
+            before()
+            start, begin = disk_bytes(), time.perf_counter()
+            form.read_all(readers)
+            seconds[form.name].append(time.perf_counter() - begin)
+            megabytes[form.name].append((disk_bytes() - start) / 1e6)
+    return {one: (statistics.median(seconds[one]), statistics.median(megabytes[one])) for one in seconds}
+
+
+def decoding_rate(images: ImageList) -> float:
+    """Images a second that one core reads, decodes and cuts two views of."""
+    views, count = TwoViews(images, spec=ViewSpec(), seed=0), min(100, len(images))
+    begin = time.perf_counter()
+    for index in range(count):
+        views[0, index]
+    return count / (time.perf_counter() - begin)
+
+
+def table(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> str:
+    """The rows as Markdown."""
+    heading = (
+        f"{datetime.date.today().isoformat()}, {processor_name()}, {arguments.readers} readers, {arguments.images:,} images with "
+        f"a map each, {arguments.shard} a shard, windows of {arguments.window} shards, median of {arguments.repeats} epochs."
+    )
+    lines = [
+        heading,
+        "",
+        "| cache | form | images/s | to the folder | MB from disk | files opened |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        numbers = f"{row['images_per_second']:,.0f} | {row['ratio']:.2f} | {row['disk_mb']:,.0f} | {row['opened']:,}"
+        lines.append(f"| {row['cache']} | {row['what']} | {numbers} |")
+    return "\n".join(lines)
+
+
+def run(arguments: argparse.Namespace, report: Report, scratch: Path) -> None:
+    folder = lay_out(arguments.images_dir, scratch, count=arguments.images)
+    forms = make_forms(folder, scratch, shard=arguments.shard, window=arguments.window)
+    check(forms)
+    # Pages that wait to be written cannot be dropped.
+    os.sync()
+    files = [path for path in scratch.rglob("*") if path.is_file()]
+    counter, opened = _Counter(scratch), {}
+    for form in forms:
+        # Shards that an earlier form left open are not opened again.
+        close_shards()
+        with counter.counting():
+            volume = form.read_all(arguments.readers)
+        opened[form.name] = counter.opened
+    print(f"{volume / 1e6:,.0f} MB an epoch; one core cuts two views of {decoding_rate(folder):,.0f} images/s of these")
+    cold = "cold (drop_caches)" if arguments.drop_caches else "cold (posix_fadvise)"
+    options = {"readers": arguments.readers, "repeats": arguments.repeats}
+    for cache in ("warm", cold):
+        before = close_shards if cache == "warm" else lambda: evict(files, everything=arguments.drop_caches)
+        found = measure(forms, before=before, **options)
+        for name, (seconds, megabytes) in found.items():
+            ratio = found["folder"][0] / seconds
+            rate = arguments.images / seconds
+            report.line(
+                f"{cache}, {name}: {rate:,.0f} images/s, {ratio:.2f} of the folder's; {megabytes:,.0f} MB from disk, "
+                f"{opened[name]:,} files opened",
+                what=name,
+                cache=cache,
+                images=arguments.images,
+                readers=arguments.readers,
+                images_per_second=rate,
+                ratio=ratio,
+                disk_mb=megabytes,
+                opened=opened[name],
+            )
+
+
+def _renew(page: Path, content: str) -> str:
+    try:
+        return renew_marked(page.read_text(encoding="utf-8"), "shards", lambda match: content)
+    except ValueError as error:
+        raise UserError(f"--write {page}: {error}") from error
+
+
+@shows_errors
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    parser = make_parser(__doc__, AXES)
+    parser.add_argument("images_dir", type=Path, metavar="IMAGES_DIR", help="images, as data.image_dir")
+    parser.add_argument("--repeats", type=positive, default=5, help="passes of each form (5)")
+    parser.add_argument(
+        "--scratch", type=Path, help="where the copies are made for the time, on the storage in question"
+    )
+    parser.add_argument(
+        "--drop_caches", action="store_true", help="cold: let the kernel drop all that it keeps of files"
+    )
+    parser.add_argument("--write", type=Path, metavar="FILE", help="a Markdown file with the marks")
+    arguments = parser.parse_args(argv)
+    if arguments.drop_caches and not os.access(_DROP, os.W_OK):
+        raise UserError(f"--drop_caches: {_DROP} may not be written to: be root there, or leave it out")
+    if arguments.write:
+        # Known before an hour of measuring.
+        _renew(arguments.write, "")
+    with Report("shards", arguments) as report, tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
+        run(arguments, report, Path(scratch))
+        if arguments.write:
+            text = _renew(arguments.write, table(report.rows, arguments))
+            atomic_write_bytes(arguments.write, text.encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
