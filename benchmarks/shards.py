@@ -16,21 +16,23 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.compare import alternate
 from benchmarks.report import Axis, Report, make_parser
+from benchmarks.storage import DROP_CACHES, OpenedFiles, disk_bytes, evict
 from data.image_list import ImageList
 from data.label_maps import label_map_file, label_map_path, write_label_map
 from data.listing import find_images
 from data.mask_makers import Grid
 from data.orientation import upright_shape
 from data.sampler import EpochSampler, Windows
+from data.shard_index import list_tars, make_index
 from data.shards import close_shards
 from data.views import TwoViews, ViewSpec
 from tools.make_shards import make_shards
@@ -47,7 +49,6 @@ AXES = (
     Axis("readers", 4, (1, 4, 16), "threads that read"),
 )
 _MAP = Grid(3, 3)
-_DROP = Path("/proc/sys/vm/drop_caches")
 _BATCH = 50
 
 
@@ -114,41 +115,6 @@ def check(forms: Sequence[Form]) -> None:
         raise AssertionError("the folder and the shards do not hold the same")
 
 
-def evict(files: Iterable[Path], *, everything: bool) -> None:
-    """Drop files from the page cache; with `everything` all that the kernel keeps of all files."""
-    if everything:
-        os.sync()
-        _DROP.write_text("3")
-        return
-    for path in files:
-        with open(path, "rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-class _Counter:
-    """Files that this process opens below a folder, while `on`; Python tells of each."""
-
-    def __init__(self, folder: Path):
-        self.on, self.opened, self._folder = False, 0, str(folder)
-        sys.addaudithook(self._hear)
-
-    def _hear(self, event: str, arguments: tuple) -> None:
-        if self.on and event == "open":
-            self.opened += str(arguments[0]).startswith(self._folder)
-
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        self.on, self.opened = True, 0
-        yield
-        self.on = False
-
-
-def disk_bytes() -> int:
-    """What this process has had read from disks, reading ahead included; Linux only."""
-    lines = Path("/proc/self/io").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
-
-
 def measure(
     forms: Sequence[Form], *, readers: int, repeats: int, before: Callable[[], None]
 ) -> dict[str, tuple[float, float]]:
@@ -166,6 +132,17 @@ def measure(
             seconds[form.name].append(time.perf_counter() - begin)
             megabytes[form.name].append((disk_bytes() - start) / 1e6)
     return {one: (statistics.median(seconds[one]), statistics.median(megabytes[one])) for one in seconds}
+
+
+def listing_seconds(scratch: Path) -> dict[str, float]:
+    """Seconds until the images are known: of the folder, of the shards by their index, and by their tars' headers."""
+    root = scratch / "shards" / "train"
+    works = {
+        "folder_seconds": lambda: find_images(scratch),
+        "index_seconds": lambda: find_images(scratch / "shards"),
+        "headers_seconds": lambda: make_index(root, list_tars(root)),
+    }
+    return {name: value / 1e3 for name, value in alternate(works, repeats=5).items()}
 
 
 def decoding_rate(images: ImageList) -> float:
@@ -202,7 +179,7 @@ def run(arguments: argparse.Namespace, report: Report, scratch: Path) -> None:
     # Pages that wait to be written cannot be dropped.
     os.sync()
     files = [path for path in scratch.rglob("*") if path.is_file()]
-    counter, opened = _Counter(scratch), {}
+    counter, opened = OpenedFiles(scratch), {}
     for form in forms:
         # Shards that an earlier form left open are not opened again.
         close_shards()
@@ -210,6 +187,12 @@ def run(arguments: argparse.Namespace, report: Report, scratch: Path) -> None:
             volume = form.read_all(arguments.readers)
         opened[form.name] = counter.opened
     print(f"{volume / 1e6:,.0f} MB an epoch; one core cuts two views of {decoding_rate(folder):,.0f} images/s of these")
+    opening = listing_seconds(scratch)
+    report.line(
+        "listing: " + ", ".join(f"{name} {1e3 * value:.0f} ms" for name, value in opening.items()),
+        **opening,
+        what="listing",
+    )
     cold = "cold (drop_caches)" if arguments.drop_caches else "cold (posix_fadvise)"
     options = {"readers": arguments.readers, "repeats": arguments.repeats}
     for cache in ("warm", cold):
@@ -253,15 +236,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--write", type=Path, metavar="FILE", help="a Markdown file with the marks")
     arguments = parser.parse_args(argv)
-    if arguments.drop_caches and not os.access(_DROP, os.W_OK):
-        raise UserError(f"--drop_caches: {_DROP} may not be written to: be root there, or leave it out")
+    if arguments.drop_caches and not os.access(DROP_CACHES, os.W_OK):
+        raise UserError(f"--drop_caches: {DROP_CACHES} may not be written to: be root there, or leave it out")
     if arguments.write:
         # Known before an hour of measuring.
         _renew(arguments.write, "")
     with Report("shards", arguments) as report, tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         run(arguments, report, Path(scratch))
         if arguments.write:
-            text = _renew(arguments.write, table(report.rows, arguments))
+            text = _renew(arguments.write, table([row for row in report.rows if "cache" in row], arguments))
             atomic_write_bytes(arguments.write, text.encode())
     return 0
 

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -156,7 +156,9 @@ class _Table(NamedTuple):
 
 def _read_shard(path: Path) -> _Table:
     names, images, maps = [], [], {}
-    for sample in _samples(path):
+    samples = _samples(path)
+    notes = _noted_names(path, samples)
+    for sample, noted in zip(samples, notes):
         row = len(names)
         found = [extension for extension in sample if extension.lower() in _EXTENSIONS]
         if not found:
@@ -165,7 +167,7 @@ def _read_shard(path: Path) -> _Table:
             both = " and ".join(os.fsdecode(sample[one].name) for one in found)
             raise DataError(f"{path}: two images of one key, {both}; label maps are called KEY.TYPE.png")
         image = sample[found[0]]
-        names.append(_noted_name(path, sample.get("json")) or image.name.removeprefix(b"./"))
+        names.append(noted or image.name.removeprefix(b"./"))
         check_name(os.fsdecode(names[-1]), path)
         images.append((image.offset, image.size))
         for extension in sample:
@@ -175,7 +177,7 @@ def _read_shard(path: Path) -> _Table:
     return _Table(np.array(names, dtype=np.bytes_), np.array(images, dtype=np.int64).reshape(-1, 2), spans)
 
 
-def _samples(path: Path) -> Iterator[dict[str, Part]]:
+def _samples(path: Path) -> list[dict[str, Part]]:
     """Extension -> part of each sample."""
     samples: dict[bytes, dict[str, Part]] = {}
     for part in read_parts(path):
@@ -186,7 +188,7 @@ def _samples(path: Path) -> Iterator[dict[str, Part]]:
             sample = samples.setdefault(folder + slash + stem, {})
             sample[os.fsdecode(extension)] = part
     _warn_of_dots(path, samples.values())
-    return iter(samples.values())
+    return list(samples.values())
 
 
 def _warn_of_dots(path: Path, samples: Sequence[dict[str, Part]]) -> None:
@@ -204,14 +206,19 @@ def _warn_of_dots(path: Path, samples: Sequence[dict[str, Part]]) -> None:
         )
 
 
-def _noted_name(path: Path, note: Part | None) -> bytes | None:
-    """The image's name by its sample's note."""
-    if note is None or note.size > _MAX_NOTE:
-        return None
+def _noted_names(path: Path, samples: Sequence[dict[str, Part]]) -> list[bytes | None]:
+    """The image's name by each sample's note, where it has one."""
     with open(path, "rb") as file:
-        content = os.pread(file.fileno(), note.size, note.offset)
+        notes = [sample.get("json") for sample in samples]
+        return [
+            _noted_name(os.pread(file.fileno(), note.size, note.offset)) if note and note.size <= _MAX_NOTE else None
+            for note in notes
+        ]
+
+
+def _noted_name(note: bytes) -> bytes | None:
     try:
-        name = json.loads(content)["relative_path"]
+        name = json.loads(note)["relative_path"]
     # Others' notes are what they like.
     except (ValueError, KeyError, TypeError):
         return None
