@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data.image_list import IMAGE_SUFFIXES, ImageList
+from data.shard_index import list_tars
 from data.shards import holds_shards, open_shards
 from utils.errors import DataError
 
@@ -43,7 +44,8 @@ def find_images(image_dir: str | Path, *, split: str = "train", subset: str | No
 def _list_folder(root: Path, split: str, skipped: tuple[str, ...]) -> ImageList:
     paths = sorted(walk_images(root, skipped))
     if not paths:
-        raise DataError(f"{root}: no image there, at any depth ({', '.join(IMAGE_SUFFIXES)} count as images)")
+        hint = "; its tars are shards only where neither folders nor images lie beside them" if list_tars(root) else ""
+        raise DataError(f"{root}: no image there, at any depth ({', '.join(IMAGE_SUFFIXES)} count as images){hint}")
     return ImageList(root, split, np.array(paths))
 
 

@@ -237,6 +237,10 @@ def test_an_image_in_two_shards_is_refused(tmp_path, photos):
 def test_tars_beside_the_folders_that_they_were_unpacked_into_are_not_read(folder, photos):
     write_tar(folder / "images" / "train" / "class0.tar", {"other.jpg": photos[0]})
     assert len(find_images(folder)) == 12
+    write_tar(folder / "T" / "x.tar", {"other.jpg": photos[0]})
+    (folder / "T" / "notes").mkdir()
+    with pytest.raises(DataError, match="its tars are shards only where neither folders nor images"):
+        find_images(folder / "T")
 
 
 def test_missing_truncated_changed_and_unknown_shards_are_named(packed, photos):
