@@ -75,6 +75,11 @@ class ImageList:
         return hashlib.sha256(b"\n".join(self.paths.tolist())).hexdigest()
 
     @property
+    def packing(self) -> str:
+        """What tells apart shards that hold the same images at other places, for messages; empty where there are none."""
+        return ""
+
+    @property
     def shard_of(self) -> np.ndarray | None:
         """(N,) the number of the shard that an image lies in; None where images are files of their own."""
         return None

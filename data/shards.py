@@ -1,11 +1,12 @@
 """Images in WebDataset shards: tars that are read in place, each image or label map by one pread."""
 
 import errno
+import hashlib
 import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -112,6 +113,13 @@ class ShardedImages(ImageList):
 
     def path(self, index: int) -> ShardFile:
         return ShardFile(self.shard(index), self.name(index), *self.index.images[index].tolist())
+
+    @cached_property
+    def packing(self) -> str:
+        digest = hashlib.sha256()
+        for one in self.index:
+            digest.update(np.ascontiguousarray(one))
+        return f" in shards {digest.hexdigest()[:12]}"
 
     @property
     def shard_of(self) -> np.ndarray:

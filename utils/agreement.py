@@ -18,6 +18,7 @@ class Listing(Protocol):
 
     root: Path
     listing_hash: str
+    packing: str
 
     def __len__(self) -> int: ...
 
@@ -55,18 +56,19 @@ def check_listing(images: Listing, find: Callable[[], Listing]) -> None:
     if local_rank() == 0 and not is_main():
         try:
             own = find()
-            found = (len(own), own.listing_hash, "")
+            found = (len(own), own.listing_hash, own.packing)
         except DataError as error:
             found = (0, "", f": {error}")
     wrong = [
         f"\n  rank {rank} on {host}: {one[0]} images, listing {one[1][:12] or 'none'}{one[2]}"
         for rank, (host, one) in enumerate(gather_objects((socket.gethostname(), found)))
-        if one is not None and one[:2] != (len(images), images.listing_hash)
+        if one is not None and one != (len(images), images.listing_hash, images.packing)
     ]
     if wrong:
         raise DataError(
             f"data.image_dir: not all machines see the same images. Rank 0 sees {len(images)} in {images.root}, listing "
-            f"{images.listing_hash[:12]}:{''.join(wrong)}\nCopy the data anew, or point data.image_dir at a shared folder"
+            f"{images.listing_hash[:12]}{images.packing}:"
+            f"{''.join(wrong)}\nCopy the data anew, or point data.image_dir at a shared folder"
         )
 
 

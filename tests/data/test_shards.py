@@ -150,6 +150,16 @@ def test_a_listing_goes_to_other_processes_as_arrays_alone(packed):
     assert again.path(7) == ours.path(7) and again.listing_hash == ours.listing_hash
 
 
+def test_the_same_images_packed_otherwise_are_told_apart(folder, masks, packed, tmp_path):
+    """Places of one packing, read from another, would be rubbish."""
+    images, twice = find_images(folder), tmp_path / "T"
+    make_shards(images, twice, dict.fromkeys(MAPS, masks), images_per_shard=5, workers=1)
+    assert find_images(packed).packing == find_images(twice).packing != "" == images.packing
+    make_shards(images, tmp_path / "U", dict.fromkeys(MAPS, masks), images_per_shard=5, seed=1, workers=1)
+    other = find_images(tmp_path / "U")
+    assert other.packing != find_images(twice).packing and other.listing_hash == images.listing_hash
+
+
 def test_few_shards_are_open_at_a_time(packed, monkeypatch):
     ours = find_images(packed)
     monkeypatch.setattr(module, "_opened", module.lru_cache(maxsize=2)(module._Opened))

@@ -7,10 +7,11 @@ import pytest
 
 import cyborgs_main
 import detconb_main
+import orl_main
 import r2o_main
 from data.label_maps import label_map_path
 from data.listing import find_images
-from tests.mains import test_cyborgs, test_detconb, test_r2o
+from tests.mains import orl_runs, test_cyborgs, test_detconb, test_r2o
 from tests.mains.runs import assert_same, assert_two_processes_equal_one, make_pictures, newest, write_own_config
 from tools.make_masks import main as make_masks
 from tools.make_shards import make_shards
@@ -106,6 +107,16 @@ def test_cyborgs_makes_its_generations_of_shards_in_its_own_folder(folder):
     assert train(folder, cyborgs_main, "run") == 0
     assert_same(newest(folder / "plain"), newest(folder / "run"))
     assert any((folder / "run" / "masks").glob("gen_*/train/**/*.png"))
+
+
+@pytest.mark.slow
+def test_orl_finds_its_boxes_and_pairs_in_shards_as_in_the_folder(folder):
+    for name, shards in (("plain", False), ("run", True)):
+        configure(folder, orl_runs.CONFIG, shards=shards)
+        assert train(folder, orl_main, name) == 0
+    assert orl_runs.found(folder / "plain")["pairs.npy"] == orl_runs.found(folder / "run")["pairs.npy"]
+    assert_same(newest(folder / "plain" / "stage3"), newest(folder / "run" / "stage3"))
+    assert any((folder / "S" / "proposals").rglob("*.npy"))
 
 
 @pytest.mark.slow

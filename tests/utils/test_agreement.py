@@ -21,6 +21,8 @@ CONFIG = {
 
 
 class Listing:
+    packing = ""
+
     def __init__(self, root: str, names: str):
         self.root, self.listing_hash, self._names = Path(root), f"hash of {names}", names
 
@@ -46,6 +48,12 @@ def test_the_same_is_accepted(second_rank):
 def test_a_machine_with_other_images_is_named(second_rank):
     second_rank((2, "hash of ab", ""))
     with pytest.raises(DataError, match=r"(?s)Rank 0 sees 3 in /a.*rank 1 on gpu2: 2 images.*shared folder"):
+        agreement.check_listing(Listing("/a", "abc"), lambda: None)
+
+
+def test_a_machine_with_the_same_images_in_other_shards_is_named(second_rank):
+    second_rank((3, "hash of abc", " in shards 12"))
+    with pytest.raises(DataError, match="rank 1 on gpu2: 3 images, listing hash of abc in shards 12"):
         agreement.check_listing(Listing("/a", "abc"), lambda: None)
 
 
