@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from utils.errors import DataError
 
@@ -15,7 +15,7 @@ _PLAIN = (b"0", b"\0", b"7")
 _LINK = "a link; pack the files themselves (tar --dereference --hard-dereference)"
 _SPARSE = "a sparse file; pack it without --sparse"
 _REFUSED = {b"1": _LINK, b"2": _LINK, b"S": _SPARSE}
-_LONGEST_NAME = 1 << 20
+_LONGEST_NOTE = 1 << 20
 
 
 class Part(NamedTuple):
@@ -48,13 +48,13 @@ def _walk(path: str | Path, number: int) -> Iterator[Part]:
     while any(header := os.pread(number, BLOCK, at)) or len(header) < BLOCK:
         size, kind = _check(path, header, at)
         at, is_note = at + BLOCK, header[156:157] in (b"x", b"g", b"L", b"K")
-        size = size if is_note else int(said.get(b"size", size))
+        size = size if is_note else said.get("size", size)
         if at + size > length:
             raise DamagedTar(f"{path}: truncated: {length} bytes, but a file in it ends at byte {at + size}")
         if is_note:
-            said |= _read_note(path, kind, os.pread(number, min(size, _LONGEST_NAME), at))
+            said |= _read_note(path, kind, os.pread(number, min(size, _LONGEST_NOTE), at))
         else:
-            name = said.get(b"path", _name(header))
+            name = said.get("path", _name(header))
             if kind in _PLAIN and not name.endswith(b"/"):
                 yield Part(name, at, size)
             elif kind in _REFUSED:
@@ -81,7 +81,11 @@ def _number(field: bytes) -> int:
     """Octal digits, or, of what they cannot say, the bytes themselves after a mark."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
-    return int(field.strip(b" \0") or b"0", 8)
+    value = int(field.strip(b" \0") or b"0", 8)
+    # The next header never lies before this one.
+    if value < 0:
+        raise ValueError
+    return value
 
 
 def _name(header: bytes) -> bytes:
@@ -90,14 +94,17 @@ def _name(header: bytes) -> bytes:
     return prefix + b"/" + name if prefix and header[257:263] == b"ustar\0" else name
 
 
-def _read_note(path: str | Path, kind: bytes, content: bytes) -> dict[bytes, bytes]:
+def _read_note(path: str | Path, kind: bytes, content: bytes) -> dict[str, Any]:
     """What the headers before a file's own say of it: pax' `path` and `size`, or GNU's long name."""
     if kind == b"L":
-        return {b"path": content.rstrip(b"\0")}
+        return {"path": content.rstrip(b"\0")}
     found: dict[bytes, bytes] = {}
-    while kind == b"x" and (match := re.match(rb"(\d+) ([^=]+)=", content)):
-        end = int(match[1])
+    while kind == b"x" and (match := re.match(rb"(\d{1,9}) ([^=]+)=", content)):
+        end = max(int(match[1]), match.end())
         found[match[2]], content = content[match.end() : end - 1], content[end:]
     if any(key.startswith(b"GNU.sparse") for key in found):
         raise DamagedTar(f"{path}: holds {_SPARSE}")
-    return {key: found[key] for key in (b"path", b"size") if key in found}
+    said: dict[str, Any] = {"path": found[b"path"]} if b"path" in found else {}
+    if found.get(b"size", b"").isdigit():
+        said["size"] = int(found[b"size"])
+    return said

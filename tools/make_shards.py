@@ -8,7 +8,7 @@ goes on; with --part i/n, each process does its part.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def _refuse_own(folder: Path, images: ImageList) -> None:
         raise UserError(f"--output_dir: {folder} lies where the images lie, {images.root}: give another folder")
 
 
-def _begin(folder: Path, asked: dict[str, Any], fitting) -> int:
+def _begin(folder: Path, asked: dict[str, Any], fitting: Callable[[], int]) -> int:
     """Note what is packed, or find it noted: images a shard.
 
     Args:

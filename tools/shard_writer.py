@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from data.image_list import ImageList
+from data.image_list import File, ImageList
 from data.label_maps import label_map_file
 from data.tar_headers import BLOCK
 from tools.jobs import ItemFailed, writing
@@ -44,7 +44,9 @@ class WriteShard:
     """Writes a shard, by its number, unless it is there.
 
     Attributes:
-        images: the listing, and where its label maps lie: type -> MASK_DIR.
+        images: the listing.
+        mask_dirs: type -> MASK_DIR of the label maps to pack.
+        keys: (N,) bytes, from `sample_keys`.
         folder: where the shards go.
         images_per_shard, seed: which images a shard holds: so many after each other in a random order.
     """
@@ -97,7 +99,7 @@ class WriteShard:
         yield key + b".json", json.dumps(note).encode()
 
 
-def _read(file) -> bytes:
+def _read(file: File) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:

@@ -276,6 +276,17 @@ def test_missing_truncated_changed_and_unknown_shards_are_named(packed, photos):
         find_images(packed)
 
 
+def test_an_index_that_would_run_code_is_refused(packed):
+    class Harm:
+        def __reduce__(self):
+            return os.mkdir, (str(packed / "harm"),)
+
+    np.savez(packed / "train" / INDEX, version=np.array([Harm()], dtype=object))
+    with pytest.raises(DataError, match=f"{INDEX}: damaged"):
+        find_images(packed)
+    assert not (packed / "harm").exists()
+
+
 def test_a_damaged_image_in_a_shard_is_replaced_by_the_one_that_the_folder_gives(folder, masks, tmp_path):
     images = find_images(folder)
     images.path(4).write_bytes(b"no photo")

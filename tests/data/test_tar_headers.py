@@ -80,6 +80,29 @@ def test_a_damaged_header_is_named_with_its_place(tmp_path):
         list(read_parts(path))
 
 
+@pytest.mark.parametrize("field", [b"-0000001000\0", b"00000x00000\0"])
+def test_sizes_that_lead_back_or_nowhere_are_refused(tmp_path, field):
+    header = bytearray(tarfile.TarInfo("a.jpg").tobuf())
+    header[124:136], header[148:156] = field, b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "a.tar").write_bytes(header + bytes(4096))
+    with pytest.raises(DamagedTar, match="no tar header at byte 0"):
+        list(read_parts(tmp_path / "a.tar"))
+
+
+@pytest.mark.parametrize(
+    "note", [b"0 path=b\n", b"1 path=b\n", b"9 size=-9\n", b"9 size=xy\n", b"999999999999 path=b\n"]
+)
+def test_notes_that_lead_nowhere_end(tmp_path, note):
+    entry = tarfile.TarInfo("note")
+    entry.type, entry.size = tarfile.XHDTYPE, len(note)
+    content = (
+        entry.tobuf(tarfile.USTAR_FORMAT) + note.ljust(512, b"\0") + tarfile.TarInfo("a.jpg").tobuf() + bytes(1024)
+    )
+    (tmp_path / "a.tar").write_bytes(content)
+    assert [(part.offset, part.size) for part in read_parts(tmp_path / "a.tar")] == [(1536, 0)]
+
+
 def test_what_cannot_be_read_in_place_is_refused_with_a_remedy(tmp_path):
     with pytest.raises(DamagedTar, match="none.tar: No such file"):
         list(read_parts(tmp_path / "none.tar"))
