@@ -17,8 +17,8 @@ _MAX_PIXELS = 2**30
 def fh_labels(image: np.ndarray, *, scale: float, sigma: float, min_size: int) -> np.ndarray:
     """The labels of `skimage.segmentation.felzenszwalb`, the same numbers in every pixel.
 
-    Edges of equal cost are looked at in an order that decides where small segments go, and that numpy's sort takes from the
-    processor: the costs are the same to the last digit, and sorted by the same call. Only the loops around it are others.
+    Where edges of equal cost could be joined in more than one order to other ends, scikit-image's is that in which numpy's sort
+    leaves them, which differs between processors: these images are sorted by numpy too. For all others the order decides nothing.
 
     Args:
         image: (H, W, 3) uint8.
@@ -27,8 +27,8 @@ def fh_labels(image: np.ndarray, *, scale: float, sigma: float, min_size: int) -
         min_size: pixels; smaller segments are joined to a neighbour.
     Returns:
         (H, W) int64, dense from 0.
-    Source: scikit-image, segmentation/_felzenszwalb_cy.pyx. Differs: the second look at the edges leaves out those that the
-        first found inside a segment; labels are numbered by each segment's first pixel at once.
+    Source: scikit-image, segmentation/_felzenszwalb_cy.pyx. Differs: edges are sorted otherwise, see above; the second look at
+        them leaves out those that the first found inside a segment; labels are numbered by each segment's first pixel at once.
     """
     loops = _compiled_loops()
     if loops is None or image.shape[0] * image.shape[1] >= _MAX_PIXELS:
@@ -53,7 +53,11 @@ def _by_loops(loops: ModuleType, image: np.ndarray, *, scale: float, sigma: floa
     smooth = gaussian(img_as_float64(image), sigma=[sigma, sigma, 0], mode="reflect", channel_axis=-1)
     costs, edges = loops.edge_costs(np.ascontiguousarray(smooth))
     height, width, _ = image.shape
-    labels = loops.join_pixels(costs, edges, np.argsort(costs), height, width, float(scale) / 255.0, min_size)
+    options = height, width, float(scale) / 255.0, min_size
+    labels, is_clear = loops.join_pixels(costs, edges, loops.sort_edges(costs), *options)
+    if not is_clear:
+        # scikit-image's own call again: which of equal edges it puts first is the processor's choice.
+        labels, _ = loops.join_pixels(costs, edges, np.argsort(costs).astype(np.uint32), *options)
     return labels.reshape(height, width)
 
 
@@ -76,8 +80,8 @@ def _agrees(loops: ModuleType) -> bool:
     rng = np.random.default_rng(0)
     image = np.kron(rng.integers(0, 256, (6, 8, 3)), np.ones((8, 8, 1))) + rng.integers(-20, 20, (48, 64, 3))
     image, options = image.clip(0, 255).astype(np.uint8), {"scale": 30.0, "sigma": 0.8, "min_size": 10}
-    # numba keeps a loop in memory first: where the disk is full, each of the two fails once.
-    for _ in range(2):
+    # numba keeps a loop in memory first: where the disk is full, each of the three fails once.
+    for _ in range(3):
         try:
             _by_loops(loops, image, **options)
         except OSError as error:

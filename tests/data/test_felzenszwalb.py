@@ -50,7 +50,7 @@ def test_where_numba_is_installed_the_loops_are_compiled_and_say_by_what():
     assert module._compiled_loops() is not None and compiler_versions() == NUMBA
 
 
-@pytest.mark.parametrize("scale", [0.01, 1, 30, 1000, 1e6])
+@pytest.mark.parametrize("scale", [1e-300, 1e-42, 1e-6, 0.01, 1, 30, 1000, 1e6])
 @pytest.mark.parametrize("seed", range(4))
 def test_labels_of_random_images_are_scikit_images(seed, scale):
     noisy = np.random.default_rng(seed).integers(0, 256, (37, 53, 3), np.uint8)
@@ -65,14 +65,66 @@ def test_labels_at_other_smoothings_are_scikit_images(sigma):
     assert_equals_scikit_image(image, scale=50, min_size=20, sigma=sigma)
 
 
+def greys(seed, *, height, width, side):
+    """An image of three greys at equal distances: nearly every edge costs what many others do."""
+    image = 100 * np.kron(np.random.default_rng(seed).integers(0, 3, (height, width)), np.ones((side, side)))
+    return np.repeat(image[..., None], 3, axis=2).astype(np.uint8)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_where_costs_are_equal_small_segments_go_where_scikit_image_puts_them(seed):
-    """Three greys at equal distances: nearly every edge costs what thousands of others do."""
-    greys = 100 * np.kron(np.random.default_rng(seed).integers(0, 3, (15, 20)), np.ones((4, 4)))
-    image = np.repeat(greys[..., None], 3, axis=2).astype(np.uint8)
+    image = greys(seed, height=15, width=20, side=4)
     for sigma in (0, SIGMA):
         labels = assert_equals_scikit_image(image, scale=0.1, min_size=20, sigma=sigma)
         assert labels.max() > 5
+
+
+@needs_numba
+@pytest.mark.parametrize("scale", [1e-42, 0.1, 30, 3000])
+def test_where_the_loops_say_that_the_order_of_equal_edges_decides_nothing_it_does_not(scale):
+    loops, rng, clear = module._compiled_loops(), np.random.default_rng(0), []
+    for seed in range(60):
+        image = greys(seed, height=3, width=4, side=1 + seed % 3)
+        height, width, _ = image.shape
+        costs, edges = loops.edge_costs(image / 255.0)
+        options = height, width, scale / 255, 1 + seed % 7
+        labels, is_clear = loops.join_pixels(costs, edges, loops.sort_edges(costs), *options)
+        orders = [np.lexsort((rng.random(len(costs)), costs)).astype(np.uint32) for _ in range(20)]
+        others = [loops.join_pixels(costs, edges, order, *options)[0] for order in orders]
+        assert not is_clear or all(np.array_equal(labels, other) for other in others)
+        clear.append(is_clear)
+    assert any(clear) and not all(clear)
+
+
+def test_tolerances_are_compared_in_32_bits_as_scikit_image_does():
+    image = np.array([[[0] * 3, [90] * 3]], np.uint8)
+    cost, joined = np.sqrt(3 * (90 / 255.0) ** 2), []
+    for part in range(-40, 41):
+        labels = assert_equals_scikit_image(image, scale=255 * cost * (1 + part * 2e-9), min_size=0, sigma=0)
+        joined.append(labels.max() == 0)
+    # In 64 bits, those of a larger scale than the cost.
+    assert any(joined) and not all(joined) and joined != [part > 0 for part in range(-40, 41)]
+
+
+@needs_numba
+def test_edges_are_sorted_by_all_digits_of_their_cost():
+    rng, sort = np.random.default_rng(0), module._compiled_loops().sort_edges
+    close = 0.5 + rng.permutation(5000) * 2.0**-53
+    # Beside a large cost, small ones are alike in the digits that the first part of the sort looks at.
+    tiny = np.append(rng.permutation(5000) * 1e-30, 1.0)
+    few = rng.integers(0, 3, 5000) * 1e-25 + (rng.random(5000) < 0.1)
+    for costs in (
+        rng.random(5000),
+        rng.random(5000) ** 9,
+        close,
+        tiny,
+        few,
+        np.zeros(500),
+        np.full(3, 1e-310),
+        np.empty(0),
+    ):
+        order = sort(costs)
+        assert np.array_equal(costs[order], np.sort(costs)) and np.array_equal(np.sort(order), np.arange(len(costs)))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (1, 40), (40, 1), (2, 2), (2, 40), (40, 2), (3, 3)])
