@@ -21,6 +21,7 @@ import numpy as np
 import skimage
 from PIL import Image
 
+from data.felzenszwalb import compiler_versions
 from data.images import read_image
 from data.listing import find_images
 from data.mask_makers import FH, Grid, Maker, OpenCVFH, Slic
@@ -130,6 +131,7 @@ def report(scores: dict[str, Scores], num_photos: int) -> str:
     reference = scores[MAKERS[0].type]
     lines = [HEADER, *(one.row(name, reference) for name, one in scores.items())]
     versions = f"scikit-image {skimage.__version__}, OpenCV {cv2.__version__}, Python {platform.python_version()}"
+    versions += "".join(f", {name} {version}" for name, version in compiler_versions().items())
     against_fh = np.array(scores[MAKERS[1].type].rand_fh)
     lines += [
         "",

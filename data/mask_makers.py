@@ -9,8 +9,8 @@ from typing import ClassVar, Protocol
 import cv2
 import numpy as np
 from PIL import Image
-from skimage.segmentation import felzenszwalb
 
+from data.felzenszwalb import fh_labels
 from data.superpixels import slic_labels, superpixel_type
 from utils.errors import DataError, UserError
 
@@ -52,7 +52,7 @@ class Maker(Protocol):
 
 @dataclass(frozen=True)
 class FH:
-    """Felzenszwalb and Huttenlocher's graph-based segments of the whole image, by scikit-image.
+    """Felzenszwalb and Huttenlocher's graph-based segments of the whole image, scikit-image's.
 
     Attributes:
         scale: larger makes larger segments.
@@ -77,12 +77,12 @@ class FH:
         return {"scale": self.scale, "sigma": _SIGMA, "min_size": self.min_size}
 
     def __call__(self, image: np.ndarray, name: str) -> np.ndarray:
-        return felzenszwalb(image, scale=self.scale, sigma=_SIGMA, min_size=self.min_size)
+        return fh_labels(image, scale=self.scale, sigma=_SIGMA, min_size=self.min_size)
 
 
 @dataclass(frozen=True)
 class OpenCVFH(FH):
-    """The same method by OpenCV: faster, with other segments; `scale` and `min_size` mean the same."""
+    """The same method by OpenCV, with other segments; `scale` and `min_size` mean the same."""
 
     _name: ClassVar[str] = "fh_opencv"
 

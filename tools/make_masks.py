@@ -15,9 +15,10 @@ import PIL
 import skimage
 
 from data.derived import is_complete, lacking_files, read_meta, write_meta
+from data.felzenszwalb import compiler_versions, prepare
 from data.label_maps import missing_label_maps
 from data.listing import ImageList
-from data.mask_makers import Maker, maker_of
+from data.mask_makers import FH, Maker, maker_of
 from tools.jobs import Summary, find_listings, make_together, run_job, writing
 from tools.mask_options import chosen_makers, chosen_types, parse_arguments
 from tools.mask_tasks import CheckMap, MakeMaps
@@ -64,14 +65,16 @@ def make_masks(
         missing = set(mine) if repair else set(missing_label_maps(folder, images)).intersection(mine)
         # Before the first map, so that a job that was stopped is told from another one.
         if missing and not maker.parameters.items() <= _noted(folder).items():
-            _note(folder, None, {**_noted(folder), **maker.parameters})
+            _note(folder, None, maker, {**_noted(folder), **maker.parameters})
         todo |= missing
     desc = ", ".join(maker.type for maker in makers) + ("" if parts == 1 else f" (shard {part}/{parts})")
+    if todo and any(map(_is_compiled, makers)):
+        prepare()
     task = MakeMaps(images, Path(mask_dir), tuple(makers), repair)
     summary = run_job(task, sorted(todo), workers=workers, skipped=len(mine) - len(todo), desc=desc)
     for maker, folder in zip(makers, folders):
         if not is_complete(folder, images) and next(lacking_files(folder, images, suffix=".png"), None) is None:
-            _note(folder, images, _noted(folder) or maker.parameters)
+            _note(folder, images, maker, _noted(folder) or maker.parameters)
             remove_leftovers(folder)
     return summary
 
@@ -139,12 +142,19 @@ def _is_computed(maker: Maker) -> bool:
         return False
 
 
+def _is_compiled(maker: Maker) -> bool:
+    """Whether numba takes part where it is installed: OpenCV's segments are a kind of FH, but OpenCV's work."""
+    return type(maker) is FH
+
+
 def _noted(folder: Path) -> dict:
     return read_meta(folder).get("parameters", {})
 
 
-def _note(folder: Path, images: ImageList | None, parameters: dict) -> None:
+def _note(folder: Path, images: ImageList | None, maker: Maker, parameters: dict) -> None:
     versions = {module.__name__: module.__version__ for module in _MODULES}
+    if _is_compiled(maker):
+        versions |= compiler_versions()
     with writing(folder):
         write_meta(folder, images, tool="make_masks", parameters=parameters, versions=versions)
 

@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from data.derived import is_complete, read_meta
+from data.felzenszwalb import compiler_versions
 from data.images import read_image
 from data.label_maps import label_map_path, read_label_map
 from data.listing import find_images
-from data.mask_makers import FH, Grid, Ground, MaskError, Slic
+from data.mask_makers import FH, Grid, Ground, MaskError, OpenCVFH, Slic
 from tools import make_masks as tool
 from tools import mask_tasks
 from tools.make_masks import ensure_masks, make_masks, verify_masks
@@ -243,3 +244,16 @@ def test_repair_makes_exactly_the_defective_maps_again(folder, caplog):
     assert {path: path.read_bytes() for path in before} == before
     assert {path: stamp for path, stamp in stamps(folder).items() if path in untouched} == untouched
     assert "1.png.png: no complete PNG: made again" in caplog.text
+
+
+def test_the_loops_of_fh_are_compiled_once_before_workers_start_and_noted(folder, monkeypatch):
+    done = []
+    monkeypatch.setattr(tool, "prepare", lambda: done.append("prepared"))
+    run_job = tool.run_job
+    monkeypatch.setattr(tool, "run_job", lambda *args, **kwargs: done.append("run") or run_job(*args, **kwargs))
+    for makers in ([FINE, FH(scale=200, min_size=10)], [FINE], [OpenCVFH(), Grid()]):
+        make(folder, *makers)
+    assert done == ["prepared", "run", "run", "run"]
+    versions = {name: read_meta(folder / "masks" / name / "train")["versions"] for name in (FINE.type, "fh_opencv")}
+    assert compiler_versions().items() <= versions[FINE.type].items() and "skimage" in versions[FINE.type]
+    assert "numba" not in versions["fh_opencv"]
