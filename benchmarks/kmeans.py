@@ -15,9 +15,10 @@ from torch import Tensor
 
 from benchmarks.baselines import kmeans as baseline
 from benchmarks.compare import compare
-from benchmarks.report import Axis, Point, Report, make_parser, points
+from benchmarks.report import Axis, Point, Report, describe, make_parser, points
 from models.regions import cluster_superpixels
 from utils.cli import shows_errors
+from utils.errors import UserError
 
 CHANNELS, IMAGES_PER_GROUP = 1024, 32
 AXES = (
@@ -34,8 +35,14 @@ def make_inputs(point: Point, device: torch.device) -> tuple[Tensor, Tensor]:
     # Few directions in common: clusters that overlap, so that K-means goes on for as long as it does in training.
     latent = torch.randn(*shape, 16, generator=generator) @ torch.randn(16, CHANNELS, generator=generator) / 4
     features = latent + 0.5 * torch.randn(*shape, CHANNELS, generator=generator)
-    present = torch.rand(shape, generator=generator) < 0.9
+    present = torch.rand(shape, generator=generator).argsort(1) >= point["points"] // 10
     return features.relu().to(device), present.to(device)
+
+
+def check_clusters(point: Point, num_points: int) -> None:
+    """Raises UserError where a group has fewer points: which of two equal clusters a point is in would be rounding's choice."""
+    if point["clusters"] > num_points:
+        raise UserError(f"--clusters {point['clusters']}: {describe(point)} makes a group of {num_points} points only")
 
 
 def measure(report: Report, point: Point) -> None:
@@ -60,8 +67,12 @@ def measure(report: Report, point: Point) -> None:
 @shows_errors
 def main(argv: list[str] | None = None) -> int:
     arguments = make_parser(__doc__, AXES).parse_args(argv)
+    places = list(points(arguments, AXES))
+    for point in places:
+        images = (point["batch"] - 1) % IMAGES_PER_GROUP + 1
+        check_clusters(point, images * (point["points"] - point["points"] // 10))
     with Report("kmeans", arguments) as report:
-        for point in points(arguments, AXES):
+        for point in places:
             measure(report, point)
     return 0
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from benchmarks.baselines.refinement import refine as baseline
 from benchmarks.compare import compare
+from benchmarks.kmeans import check_clusters
 from benchmarks.report import Axis, Point, Report, check_sizes, make_parser, points
 from models.pooling import pool_regions, soft_masks
 from models.regions import cluster_superpixels, merge_superpixels
@@ -83,6 +84,8 @@ def main(argv: list[str] | None = None) -> int:
     superpixels = round(arguments.superpixels**0.5) ** 2
     places = list(points(arguments, AXES))
     check_sizes(places, STRIDE)
+    for point in places:
+        check_clusters(point, point["batch"] * superpixels)
     with Report("refinement", arguments) as report:
         for point in places:
             measure(report, point, superpixels)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import compare, kmeans, mask_pooling, refinement, windows
+from benchmarks.baselines import kmeans as baseline
 from models import windows as matching
 from utils.errors import UserError
 
@@ -76,6 +77,22 @@ def test_what_a_sweep_does_not_touch_is_measured_once(tmp_path):
 def test_a_size_that_gives_no_whole_grid_is_refused_before_anything_is_measured(name, capsys):
     assert run(name, "--sweep", "size", "64", "65") == UserError.exit_code
     assert "ratio" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["kmeans", "refinement"])
+def test_more_clusters_than_points_are_refused_as_rounding_would_name_them(name, capsys):
+    assert run(name, "--batch", "1", "--sweep", "clusters", "3", "61") == UserError.exit_code
+    assert "ratio" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("clusters", "images_per_group"), [(4, 2), (5, 3), (7, 2), (1, 5)])
+def test_the_baseline_of_kmeans_finds_ours_in_every_group(clusters, images_per_group):
+    """With a group that is not full, and absent superpixels."""
+    features, present = kmeans.make_inputs({"batch": 5, "points": 20}, torch.device("cpu"))
+    options = {"num_clusters": clusters, "seeds": torch.arange(7, 12), "images_per_group": images_per_group}
+    labels = baseline.cluster(features.double(), present, **options)
+    assert torch.equal(labels, kmeans.cluster_superpixels(features.double(), present, **options))
+    assert not present.all() and torch.equal(labels >= 0, present)
 
 
 FAULTS = {
