@@ -50,7 +50,7 @@ results-cpu results-gpu: results-%: $(if $(OWN_PYTHON),,env)
 	$(if $(OWN_PYTHON),$(PYTHON),$(PY)) -m benchmarks.results --size $* $(if $(MINUTES),--minutes $(MINUTES))
 
 benchmark: env
-	$(PY) -m benchmarks.training --method $(METHOD)
+	$(PY) -m benchmarks.end_to_end --method $(METHOD)
 
 # Known weaknesses: of the code (bandit; pyproject.toml says what is left out and why), and of the packages in $(VENV).
 PACKAGES = models losses data engine utils tools evaluation benchmarks

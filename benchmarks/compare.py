@@ -91,18 +91,3 @@ def compare(report: Report, what: str, ours: Work, baseline: Work, *, point: Poi
         memory = {"ours_mb": peaks[0], "baseline_mb": peaks[1]}
     row = {"ours_ms": times["ours"], "baseline_ms": times["baseline"], "ratio": ratio}
     report.line(text, what=what, **(point or {}), **row, **memory)
-
-
-def milliseconds(work: Work, repeats: int) -> float:
-    """The median of `repeats` runs, after one that does not count."""
-    return alternate({"": work}, repeats=repeats)[""]
-
-
-def report(name: str, ours: Work, plain: Work) -> None:
-    """Print a line on both."""
-    times = milliseconds(ours, 15), milliseconds(plain, 3)
-    peaks = peak_megabytes(ours), peak_megabytes(plain)
-    print(
-        f"{name}: {times[0]:.1f} ms, plain form {times[1]:.0f} ms, ratio {times[1] / times[0]:.1f}; "
-        f"peak {peaks[0]:.0f} MB, plain form {peaks[1]:.0f} MB"
-    )

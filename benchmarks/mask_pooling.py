@@ -1,91 +1,83 @@
-"""DetCon's masks and loss: this repository's against the plain form of the same computation, in one run.
+"""DetCon's masks and loss: this repository's against the published shape of the same computation, in one run.
 
-    python -m benchmarks.mask_pooling [--masks 8] [--labels 60] [--images 32] [--processes 8] [--threads 2]
+    python -m benchmarks.mask_pooling [--batch 32] [--size 224] [--processes 8] [--labels 60] [--sweep AXIS [VALUE ...]]
 
-The plain form of the masks is what the published code does in effect: a one-hot map of 256 ids at full resolution, adaptive
-average pooling, argmax. That of the loss holds all logits and labels as matrices. Both forms must agree before they are timed.
-Memory is the growth of the process' peak; it needs Linux.
+The baseline of the masks is a one-hot map of 256 ids at full resolution, adaptive average pooling, argmax; that of the loss holds
+all logits and labels as matrices. Both forms must agree before they are timed. Where only one of the two depends on what is
+swept, the other is measured once.
 """
 
 import utils.threads  # noqa: F401  isort: skip  before torch
 
-import argparse
-import os
+import sys
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from benchmarks.compare import report
+from benchmarks.baselines import detcon as baseline
+from benchmarks.compare import compare
+from benchmarks.report import Axis, Report, check_sizes, make_parser, points
 from losses.byol import unit
 from losses.detcon import detcon_loss
 from models.pooling import majority_labels
+from utils.cli import positive, shows_errors
 
-SIDE, GRID, IDS, VIEWS, REGIONS, CHANNELS, TEMPERATURE = 224, 7, 256, 2, 16, 256, 0.1
-
-
-def plain_majority(labels: Tensor) -> Tensor:
-    one_hot = torch.zeros(len(labels), IDS, SIDE, SIDE).scatter_(1, labels[:, None].long(), 1.0)
-    return F.adaptive_avg_pool2d(one_hot, GRID).flatten(2).argmax(1)
-
-
-def plain_loss(prediction: Tensor, targets: Tensor, ids: Tensor, offset: int) -> Tensor:
-    B, V, M, D = prediction.shape
-    logits = unit(prediction).flatten(0, 2) @ targets.flatten(0, 2).T / TEMPERATURE
-    own = slice(offset * V * M, (offset + B) * V * M)
-    image = torch.arange(B).repeat_interleave(V * M)
-    view = torch.arange(V).repeat_interleave(M).repeat(B)
-    region = ids.flatten()
-    same = (image[:, None] == image) & (region[:, None] == region)
-    same_view = view[:, None] == view
-    labels = torch.zeros_like(logits)
-    labels[:, own] = (same & ~same_view).float()
-    left_out = torch.zeros_like(logits)
-    left_out[:, own] = (same & same_view).float()
-    log_softmax = (logits - 1e9 * left_out).log_softmax(1)
-    num_positives = labels.sum(1)
-    weight = (num_positives > 0) / (same & same_view).sum(1)
-    cross_entropy = -(labels / num_positives.clamp(min=1)[:, None] * log_softmax).sum(1)
-    return (weight * cross_entropy).sum() / (B * M)
+STRIDE, BLOCK, IDS, VIEWS, REGIONS, CHANNELS, TEMPERATURE = 32, 8, 256, 2, 16, 256, 0.1
+AXES = (
+    Axis("batch", 32, (4, 8, 16, 32, 64), "images of one process: masks of one view, regions of two"),
+    Axis("size", 224, (96, 160, 224, 320, 448), "of a view, in pixels"),
+    Axis("processes", 8, (1, 2, 8, 32, 128), "whose regions the loss compares with"),
+)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--masks", type=int, default=8)
-    parser.add_argument("--labels", type=int, default=60, help="segments of a mask, 256 at most")
-    parser.add_argument("--images", type=int, default=32, help="of one process, in the loss")
-    parser.add_argument("--processes", type=int, default=8, help="whose regions the loss compares with")
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args(argv)
-    torch.set_num_threads(arguments.threads)
+def measure_masks(report: Report, labels: int, *, batch: int, size: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    print(f"{arguments.threads} threads; load of the machine before: {os.getloadavg()[0]:.1f}")
-
-    blocks = torch.randint(0, arguments.labels, (arguments.masks, SIDE // 8, SIDE // 8), generator=generator)
-    labels = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2).to(torch.uint8)
-
-    def ours_majority() -> Tensor:
-        return majority_labels(labels, num_labels=arguments.labels, size=(GRID, GRID))
-
-    assert torch.equal(ours_majority(), plain_majority(labels))
-    name = f"{arguments.masks} masks, {arguments.labels} labels, {SIDE} to {GRID}"
-    report(name, ours_majority, lambda: plain_majority(labels))
-
-    shape = (arguments.images, VIEWS, REGIONS)
-    gathered = (arguments.images * arguments.processes, VIEWS, REGIONS, CHANNELS)
-    targets = unit(torch.randn(gathered, generator=generator))
-    prediction = torch.randn(*shape, CHANNELS, generator=generator).requires_grad_()
-    ids = torch.randint(0, 20, shape, generator=generator)
-    offset = arguments.images * (arguments.processes - 1)
+    blocks = torch.randint(0, labels, (batch, size // BLOCK, size // BLOCK), generator=generator)
+    masks = blocks.repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2).to(torch.uint8).to(report.device)
+    grid = (size // STRIDE,) * 2
     forms = (
-        lambda: detcon_loss(prediction, targets, ids, ids, temperature=TEMPERATURE, offset=offset),
-        lambda: plain_loss(prediction, targets, ids, offset),
+        lambda: majority_labels(masks, num_labels=labels, size=grid),
+        lambda: baseline.majority_labels(masks, num_labels=IDS, size=grid),
+    )
+    assert torch.equal(*(form() for form in forms))
+    compare(report, f"masks of {labels} labels", *forms, point={"batch": batch, "size": size})
+
+
+def measure_loss(report: Report, *, batch: int, processes: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, VIEWS, REGIONS)
+    targets = unit(torch.randn(batch * processes, *shape[1:], CHANNELS, generator=generator)).to(report.device)
+    prediction = torch.randn(*shape, CHANNELS, generator=generator).to(report.device).requires_grad_()
+    ids = torch.randint(0, 20, shape, generator=generator).to(report.device)
+    options = {"temperature": TEMPERATURE, "offset": batch * (processes - 1)}
+    forms = (
+        lambda: detcon_loss(prediction, targets, ids, ids, **options),
+        lambda: baseline.loss(prediction, targets, ids, **options),
     )
     steps = [lambda form=form: torch.autograd.grad(form(), prediction)[0] for form in forms]
-    assert torch.allclose(forms[0](), forms[1](), rtol=1e-5) and torch.allclose(steps[0](), steps[1](), atol=1e-7)
-    rows, keys = arguments.images * VIEWS * REGIONS, gathered[0] * VIEWS * REGIONS
-    report(f"loss and gradient, {rows} x {keys} regions of {CHANNELS}", *steps)
+    assert torch.allclose(*(form() for form in forms), rtol=1e-5)
+    assert torch.allclose(*(step() for step in steps), atol=1e-7)
+    compare(report, "loss and gradient", *steps, point={"batch": batch, "processes": processes})
+
+
+@shows_errors
+def main(argv: list[str] | None = None) -> int:
+    parser = make_parser(__doc__, AXES)
+    parser.add_argument("--labels", type=positive, default=60, help=f"segments of a mask, {IDS} at most")
+    arguments = parser.parse_args(argv)
+    places = list(points(arguments, AXES))
+    check_sizes(places, STRIDE)
+    measured = set()
+    with Report("mask_pooling", arguments) as report:
+        for place in places:
+            for measure, axis in ((measure_masks, "size"), (measure_loss, "processes")):
+                own = {"batch": place["batch"], axis: place[axis]}
+                if (key := (axis, *own.values())) in measured:
+                    continue
+                measured.add(key)
+                options = (arguments.labels,) if measure is measure_masks else ()
+                measure(report, *options, **own)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

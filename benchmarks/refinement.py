@@ -1,88 +1,96 @@
-"""Refinement of superpixels to regions, given the features: this repository's against the plain form of the same computation.
+"""Refinement of superpixels to regions, given the features: this repository's against the published shape of the computation.
 
-    python -m benchmarks.refinement [--images 8] [--superpixels 100] [--clusters 128]
+    python -m benchmarks.refinement [--batch 8] [--clusters 127] [--size 224] [--superpixels 100] [--sweep AXIS [VALUE ...]]
 
-The plain form is what the published code does in effect: one-hot masks at full resolution, K-means that visits one cluster after
-the other, masks of all superpixels resized again to draw the regions. Both cluster the same features; their random starts differ.
+The baseline makes one-hot masks at full resolution, clusters with K-means that visits one cluster after another, and resizes the
+masks of all superpixels again to draw the regions. Both start from the same random numbers and must find the same regions (in
+float64, where rounding decides nothing) before they are timed in float32.
 """
 
 import utils.threads  # noqa: F401  isort: skip  before torch
 
-import argparse
+import sys
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.compare import milliseconds
+from benchmarks.baselines.refinement import refine as baseline
+from benchmarks.compare import compare
+from benchmarks.kmeans import check_clusters
+from benchmarks.report import Axis, Point, Report, check_sizes, make_parser, points
 from models.pooling import pool_regions, soft_masks
 from models.regions import cluster_superpixels, merge_superpixels
+from utils.cli import positive, shows_errors
 
-SIDE, GRID, REGIONS, CHANNELS = 224, 14, 56, 1024
+CHANNELS, STRIDE, CELL = 1024, 16, 4
+AXES = (
+    Axis("batch", 8, (2, 4, 8, 16, 32), "images, clustered together"),
+    Axis("clusters", 127, (4, 16, 64, 127), "K, which falls from 127 to 4 in a run of R2O"),
+    Axis("size", 224, (96, 160, 224, 320, 448), "of an image, in pixels"),
+)
 
 
-def make_inputs(images: int, superpixels: int) -> tuple[Tensor, Tensor]:
-    """Features with some structure, (B, D, 14, 14), and blocky label maps (B, 224, 224)."""
+def make_inputs(point: Point, superpixels: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Features with some structure, (B, D, S / 16, S / 16), and label maps (B, S, S) of as many blocks as superpixels."""
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.randn(images, CHANNELS, 4, 4, generator=generator)
-    features = F.interpolate(coarse, GRID, mode="bilinear") + 0.5 * torch.randn(
-        images, CHANNELS, GRID, GRID, generator=generator
+    batch, size = point["batch"], point["size"]
+    grid = size // STRIDE
+    coarse = torch.randn(batch, CHANNELS, 4, 4, generator=generator)
+    own = torch.randn(batch, CHANNELS, grid, grid, generator=generator)
+    features = F.interpolate(coarse, grid, mode="bilinear") + 0.5 * own
+    side, cells = round(superpixels**0.5), size // CELL
+    # Borders lie between the cells of the region map: where superpixels meet in one, the published code averages their clusters.
+    place = (torch.arange(cells) * side // cells).repeat_interleave(CELL)
+    labels = (place[:, None] * side + place[None]).expand(batch, -1, -1)
+    dtype = torch.uint8 if superpixels <= 256 else torch.int32
+    return features.relu().to(device), labels.to(dtype).contiguous().to(device)
+
+
+def ours(
+    features: Tensor, labels: Tensor, *, superpixels: int, clusters: int, seeds: Tensor, size: tuple[int, int]
+) -> Tensor:
+    masks = soft_masks(labels, num_labels=superpixels, size=features.shape[-2:])
+    pooled = pool_regions(features, masks.to(features.dtype))
+    options = {"num_clusters": clusters, "seeds": seeds, "images_per_group": len(labels)}
+    return merge_superpixels(labels, cluster_superpixels(pooled, masks.sum(-1) > 0, **options), size=size)
+
+
+def measure(report: Report, point: Point, superpixels: int) -> None:
+    features, labels = make_inputs(point, superpixels, report.device)
+    options = {
+        "superpixels": superpixels,
+        "clusters": point["clusters"],
+        "seeds": torch.arange(point["batch"]),
+        "size": (point["size"] // CELL,) * 2,
+    }
+    exact = features.double()
+    assert torch.equal(ours(exact, labels, **options), baseline(exact, labels, **options))
+    del exact
+    compare(
+        report,
+        f"refinement of {superpixels} superpixels",
+        lambda: ours(features, labels, **options),
+        lambda: baseline(features, labels, **options),
+        point=point,
     )
-    side = round(superpixels**0.5)
-    place = torch.arange(SIDE) * side // SIDE
-    labels = (place[:, None] * side + place[None]).expand(images, -1, -1)
-    return features.relu(), labels.to(torch.uint8).contiguous()
 
 
-def ours(features: Tensor, labels: Tensor, superpixels: int, clusters: int) -> Tensor:
-    masks = soft_masks(labels, num_labels=superpixels, size=(GRID, GRID))
-    pooled = pool_regions(features, masks)
-    found = cluster_superpixels(
-        pooled, masks.sum(-1) > 0, num_clusters=clusters, seeds=torch.arange(len(labels)), images_per_group=len(labels)
-    )
-    return merge_superpixels(labels, found, size=(REGIONS, REGIONS))
-
-
-def plain(features: Tensor, labels: Tensor, superpixels: int, clusters: int) -> Tensor:
-    one_hot = F.one_hot(labels.long(), superpixels).permute(0, 3, 1, 2).float()
-    masks = F.interpolate(one_hot, GRID, mode="bilinear").flatten(2)
-    pooled = pool_regions(features, masks)
-    points = F.normalize(pooled, dim=-1).flatten(0, 1)
-    chosen = [0]
-    for _ in range(clusters - 1):
-        distance = torch.cdist(points, points[chosen]).min(1).values.square()
-        chosen.append(int(torch.multinomial(distance + 1e-12, 1)))
-    centroids = points[chosen].clone()
-    previous = None
-    for _ in range(200):
-        found = torch.cdist(points, centroids).argmin(1)
-        if previous is not None and torch.equal(found, previous):
-            break
-        previous = found
-        for k in range(clusters):
-            if (found == k).any():
-                centroids[k] = points[found == k].mean(0)
-    masks = F.interpolate(one_hot, REGIONS, mode="bilinear")
-    return (masks * found.view(len(labels), superpixels, 1, 1)).sum(1).long()
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--superpixels", type=int, default=100, help="a square number")
-    parser.add_argument("--clusters", type=int, default=128)
+@shows_errors
+def main(argv: list[str] | None = None) -> int:
+    parser = make_parser(__doc__, AXES)
+    parser.add_argument("--superpixels", type=positive, default=100, help="an image; a square number")
     arguments = parser.parse_args(argv)
     superpixels = round(arguments.superpixels**0.5) ** 2
-    features, labels = make_inputs(arguments.images, superpixels)
-    times = [
-        milliseconds(lambda: form(features, labels, superpixels, arguments.clusters), repeats)
-        for form, repeats in ((ours, 9), (plain, 3))
-    ]
-    print(
-        f"{arguments.images} images, {superpixels} superpixels, K = {arguments.clusters}, {torch.get_num_threads()} threads: "
-        f"{times[0]:.1f} ms, plain form {times[1]:.0f} ms, ratio {times[1] / times[0]:.0f}"
-    )
+    places = list(points(arguments, AXES))
+    check_sizes(places, STRIDE)
+    for point in places:
+        check_clusters(point, point["batch"] * superpixels)
+    with Report("refinement", arguments) as report:
+        for point in places:
+            measure(report, point, superpixels)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import functools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -23,22 +24,26 @@ class Axis(NamedTuple):
 
     Attributes:
         name: of the option, and of the column in JSON.
-        default: where it stands while others vary.
+        default: where it stands while others vary; None where a command finds that out for itself, before it asks for points.
         values: what `--sweep NAME` goes through when it is given no values.
         help: what it counts.
+        least: the smallest that it can be.
     """
 
     name: str
-    default: int
+    default: int | None
     values: tuple[int, ...]
     help: str
+    least: int = 1
 
 
 def make_parser(description: str, axes: Sequence[Axis] = ()) -> argparse.ArgumentParser:
     """The options of every benchmark, and one for each axis."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for axis in axes:
-        parser.add_argument(f"--{axis.name}", type=positive, default=axis.default, help=f"{axis.help} ({axis.default})")
+        shown = axis.help if axis.default is None else f"{axis.help} ({axis.default})"
+        kind = functools.partial(_whole, least=axis.least)
+        parser.add_argument(f"--{axis.name}", type=kind, default=axis.default, help=shown)
     if axes:
         parser.add_argument(
             "--sweep",
@@ -48,31 +53,46 @@ def make_parser(description: str, axes: Sequence[Axis] = ()) -> argparse.Argumen
             metavar=("AXIS", "VALUE"),
             help=f"vary {', '.join(axis.name for axis in axes)}, the rest as given; may be repeated",
         )
+    # For Report: a plot needs to know which columns are axes.
+    parser.set_defaults(axes=[axis.name for axis in axes])
     parser.add_argument("--threads", type=positive, default=available_cores(), help="of the processor (all cores)")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu, cuda")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     return parser
 
 
+def _whole(text: str, *, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number from {least}")
+    return int(text)
+
+
 def points(arguments: argparse.Namespace, axes: Sequence[Axis]) -> Iterator[Point]:
     """The points to measure: the one that the options give, or those of each sweep in turn.
 
     Raises:
-        UserError: a sweep names no axis, or a value is no positive number.
+        UserError: a sweep names no axis, or a value is no whole number or too small.
     """
     given = {axis.name: getattr(arguments, axis.name) for axis in axes}
     if not arguments.sweep:
         yield given
-    known = {axis.name: axis.values for axis in axes}
+    known = {axis.name: axis for axis in axes}
     # Known before the first is measured.
     for name, *words in arguments.sweep:
         if name not in known:
             raise UserError(f"--sweep {name}: this benchmark varies {', '.join(known)}")
-        if not all(word.isdecimal() and int(word) for word in words):
-            raise UserError(f"--sweep {name} {' '.join(words)}: values must be positive whole numbers")
+        if not all(word.isdecimal() and int(word) >= known[name].least for word in words):
+            raise UserError(f"--sweep {name} {' '.join(words)}: values must be whole numbers from {known[name].least}")
     for name, *words in arguments.sweep:
-        for value in map(int, words) if words else known[name]:
+        for value in map(int, words) if words else known[name].values:
             yield given | {name: value}
+
+
+def check_sizes(found: Sequence[Point], multiple: int) -> None:
+    """Raises UserError where a point's `size` gives no whole grid of cells of `multiple` pixels."""
+    for point in found:
+        if point["size"] % multiple:
+            raise UserError(f"--size {point['size']}: must be a multiple of {multiple}")
 
 
 class Report:
@@ -89,6 +109,7 @@ class Report:
         self.device = arguments.device
         self._head = {
             "benchmark": command,
+            "axes": arguments.axes,
             "date": datetime.date.today().isoformat(),
             "processor": processor_name(),
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",

@@ -44,27 +44,27 @@ def detcon_loss(
     `log_sum_exp` holds 128 rows at a time, 67 MB, and keeps 1,024 x 256 for the gradient, 1 MB. DetCon-S adds the gradient of
     the targets, 134 MB, and the copy of it that is summed over processes, as much again.
     """
-    B, V, M, D = prediction.shape
+    B, V, M, _ = prediction.shape
     assert offset + B <= len(targets), "the targets hold this process' images"
-    queries, own = unit(prediction), targets[offset : offset + B]
-    positive, left_out = _pairs(ids, target_ids, local_negatives=local_negatives)
-    num_positives = positive.sum((3, 4))
-    label = positive.to(own.dtype) / num_positives.clamp(min=1)[..., None, None]
+    queries, own = unit(prediction).flatten(1, 2), targets[offset : offset + B].flatten(1, 2)
+    pairs = _pairs(ids, target_ids, local_negatives=local_negatives)
+    # An image's regions of all views in a row, against the same of its targets.
+    positive, left_out = (marks.flatten(3).flatten(1, 2) for marks in pairs)
+    num_positives = positive.sum(2)
+    label = positive.to(own.dtype) / num_positives.clamp(min=1)[..., None]
     with torch.autocast(queries.device.type, enabled=False):
-        mean_positive = torch.einsum("bvmwn,bwnd->bvmd", label, own)
-        similarity = (queries * mean_positive).sum(-1) / temperature
-    first = (torch.arange(B, device=ids.device) + offset) * (V * M)
-    columns = (first[:, None] + torch.arange(V * M, device=ids.device)).repeat_interleave(V * M, dim=0)
+        similarity = (queries * (label @ own)).sum(-1) / temperature
+    place = torch.arange(B * V * M, device=ids.device).view(B, 1, V * M) + offset * V * M
     log_denominator = log_sum_exp(
-        queries.flatten(0, 2),
+        queries.flatten(0, 1),
         targets.flatten(0, 2),
         temperature=temperature,
-        excluded_columns=columns,
-        excluded=left_out.flatten(0, 2).flatten(1),
-    ).view(B, V, M)
+        excluded_columns=place.expand_as(left_out).flatten(0, 1),
+        excluded=left_out.flatten(0, 1),
+    ).view(B, V * M)
     # A region's labels sum to one, so that its cross-entropy needs no logarithm but this one.
     cross_entropy = log_denominator - similarity
-    copies = (ids[..., None] == ids[..., None, :]).sum(-1)
+    copies = (ids[..., None] == ids[..., None, :]).sum(-1).flatten(1)
     weight = (num_positives > 0).to(queries.dtype) / copies
     return (weight * cross_entropy).sum() / (B * M)
 

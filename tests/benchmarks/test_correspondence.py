@@ -1,3 +1,4 @@
+import json
 import re
 
 import numpy as np
@@ -35,15 +36,26 @@ def command(tmp_path, monkeypatch):
 
 
 def test_both_forms_are_measured_and_compared_and_proposals_are_found_once(command, tmp_path, capsys):
-    assert main([*command, "--checkpoint", str(tmp_path / "backbone.pth"), "--limit", "5"]) == 0
+    file = tmp_path / "pairs.json"
+    words = ["--checkpoint", str(tmp_path / "backbone.pth"), "--limit", "5", "--json", str(file)]
+    assert main([*command, *words]) == 0
     text = capsys.readouterr().out
-    assert "resnet_tiny at 16 px" in text and "5 images searched" in text and "3 neighbours each" in text
-    boxes, plain, ratio = re.search(r"embedded: (\d+), plain form (\d+), ratio ([\d.]+)", text).groups()
+    assert (
+        "resnet_tiny, " in text
+        and "size 16, neighbours 3: 5 images" in text
+        and "5 images searched" in text
+        and "3 neighbours each" in text
+    )
+    boxes, plain, ratio = re.search(r"embedded: (\d+), baseline (\d+), ratio ([\d.]+)", text).groups()
     assert int(boxes) > 2 * 5 and f"5 images, {boxes} boxes" in text
     # With 3 of 4 other images each, a box is embedded for its own and for about three others.
     assert float(ratio) == pytest.approx(int(plain) / int(boxes), abs=0.1) and 2 < float(ratio) < 6
     assert "float32: 100.00 % of" in text and "for 100.00 % of images" in text
     assert re.search(r"float16: \d+", text) and text.count("seconds: ") == 1 and "the processor's: " in text
+    rows = {row["what"]: row for row in json.loads(file.read_text())["rows"]}
+    assert rows["boxes embedded"]["ratio"] == pytest.approx(int(plain) / int(boxes)) and rows["seconds"]["ours_ms"] > 0
+    assert rows["agreement, float32"]["common_share"] == 1
+    assert all(row["size"] == 16 and row["neighbours"] == 3 for row in rows.values())
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["proposals"]
     assert main(command) == 0
     assert "1 images searched" in capsys.readouterr().out

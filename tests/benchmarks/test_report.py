@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.compare import alternate, compare
-from benchmarks.report import Axis, Report, make_parser, points
+from benchmarks.report import Axis, Report, check_sizes, make_parser, points
 from utils.errors import UserError
 
 AXES = (Axis("batch", 8, (2, 4), "images"), Axis("size", 224, (96, 224), "pixels"))
@@ -36,11 +36,28 @@ def test_a_sweep_of_nothing_is_refused_by_name(words):
         list(points(parse("--sweep", *words), AXES))
 
 
+def test_an_axis_may_begin_at_zero_and_have_no_default():
+    axes = (Axis("workers", None, (0, 2), "processes", least=0),)
+    parser = make_parser("text", axes)
+    assert parser.parse_args([]).workers is None and parser.parse_args(["--workers", "0"]).workers == 0
+    arguments = parser.parse_args(["--sweep", "workers"])
+    assert list(points(arguments, axes)) == [{"workers": 0}, {"workers": 2}]
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--workers", "-1"])
+
+
+def test_a_size_without_a_whole_grid_is_refused():
+    check_sizes([{"size": 96}, {"size": 224}], 32)
+    with pytest.raises(UserError, match="--size 240: must be a multiple of 32"):
+        check_sizes([{"size": 96}, {"size": 240}], 32)
+
+
 def test_lines_are_printed_and_written_with_the_machine(tmp_path, capsys):
     with Report("sum", parse("--threads", "1", "--json", str(tmp_path / "sum.json"))) as report:
         compare(report, "sum", lambda: sum(range(10)), lambda: sum(range(10_000)), point={"batch": 2})
     written = json.loads((tmp_path / "sum.json").read_text())
-    assert written["benchmark"] == "sum" and written["threads"] == 1 and written["processor"]
+    assert written["benchmark"] == "sum" and written["axes"] == ["batch", "size"]
+    assert written["threads"] == 1 and written["processor"]
     (row,) = written["rows"]
     assert row["what"] == "sum" and row["batch"] == 2 and row["ratio"] > 1
     assert row["ratio"] == pytest.approx(row["baseline_ms"] / row["ours_ms"])

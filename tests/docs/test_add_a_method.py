@@ -179,6 +179,15 @@ def test_low_precision_trains(project):
     assert np.isfinite(metrics(project / "runs" / "low")[-1]["total_loss"])
 
 
+def test_the_benchmark_measures_it_as_the_others(project, capsys):
+    assert "make benchmark METHOD=densecl" in PAGE.read_text(encoding="utf-8")
+    write_small_config(project, "fast")
+    words = "--method densecl --cfg few_scenes/fast.yaml --steps 3 --repeats 1 --sweep workers 0"
+    assert run_here(f"python -m benchmarks.end_to_end {words}") == 0
+    printed = capsys.readouterr().out
+    assert "densecl (workers 0, batch 8, size 32), 3 steps" in printed and "whole training" in printed
+
+
 def test_a_queue_that_the_batch_does_not_divide_is_refused(project, capsys):
     write_small_config(project, "odd", data={"train_batch_size": 7})
     assert run_here("python densecl_main.py --cfg few_scenes/odd.yaml") == 2
