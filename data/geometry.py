@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -74,16 +75,20 @@ def cut_image(image: np.ndarray, crop: Crop, *, size: int) -> Tensor:
         crop: its box is rounded to whole pixels, at least one.
         size: side of the view in pixels.
     Returns:
-        (3, size, size) uint8, its memory channels last, as the resizing leaves it.
+        (3, size, size) uint8, contiguous.
     Source: within 2 grey levels of PIL's crop and resize(BICUBIC); tested.
     """
     height, width, _ = image.shape
     left, right = _pixels(crop.box[0], crop.box[2], width)
     top, bottom = _pixels(crop.box[1], crop.box[3], height)
-    # On contiguous uint8 with channels last torch takes a vectorised path, about four times as fast as PIL.
-    part = torch.from_numpy(np.ascontiguousarray(image[top:bottom, left:right])).permute(2, 0, 1)[None]
-    view = F.interpolate(part, (size, size), mode="bicubic", antialias=True)[0]
-    return view.flip(-1) if crop.flip else view
+    # Torch takes its fastest path for uint8 with channels last, and knows these by the strides, the batch's too: an axis added
+    # after the channels were moved, or by numpy, has another.
+    part = torch.from_numpy(np.ascontiguousarray(image[top:bottom, left:right]))[None].permute(0, 3, 1, 2)
+    view = F.interpolate(part, (size, size), mode="bicubic", antialias=True)
+    pixels = np.ascontiguousarray(view[0].permute(1, 2, 0).numpy())
+    planes = np.empty((3, size, size), dtype=np.uint8)
+    cv2.split(cv2.flip(pixels, 1) if crop.flip else pixels, list(planes))
+    return torch.from_numpy(planes)
 
 
 def cut_labels(labels: np.ndarray, crop: Crop, *, size: int) -> Tensor:
