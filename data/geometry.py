@@ -106,7 +106,8 @@ def cut_labels(labels: np.ndarray, crop: Crop, *, size: int) -> Tensor:
     columns = _nearest(crop.box[0], crop.box[2], width, size)
     if crop.flip:
         columns = columns[::-1]
-    return label_tensor(labels[rows[:, None], columns])
+    # An axis after the other: both at once take five times as long.
+    return label_tensor(labels[rows].take(columns, axis=1))
 
 
 def label_tensor(labels: np.ndarray) -> Tensor:

@@ -38,6 +38,11 @@ def read_image(path: str | File) -> np.ndarray:
         data = as_file(path).read_bytes()
     except OSError as error:
         raise UnreadableImage(path, error.strerror or str(error)) from error
+    return decode_image(path, data)
+
+
+def decode_image(path: str | Path, data: bytes) -> np.ndarray:
+    """What `read_image` makes of a file's bytes; an error names `path`."""
     if not data:
         raise UnreadableImage(path, "the file is empty")
     if data.startswith(_JPEG_START):
