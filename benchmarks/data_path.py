@@ -3,11 +3,11 @@
     python -m benchmarks.data_path IMAGES_DIR [--method r2o] [--limit 32] [--repeats 7] [--side N] [--workers N]
         [--sweep side 250 500 1000 2000] [--sweep workers 1 2 4 8] [--device cuda] [--json FILE]
 
-Milliseconds of the processor for an image on one core (of a GPU by the clock), medians of rounds in which parts and pipelines take
-turns. All has been read once before: the disk does not count. Our views' colours change on the device, by batches; the published
-ones' in the worker: the ratio is given without that part, as where a GPU does it, and with it. Superpixels and FH's masks lie on
-the disk, but for the published R2O, which finds superpixels as it goes. Photographs that --side enlarges hold less detail than a
-camera's.
+Milliseconds of the processor for an image on one core (of a GPU by the clock), medians of rounds in which parts and pipelines
+take turns. All has been read once before: the disk does not count. Our views' colours change on the device, by batches; the
+published ones' in the worker: the ratio is given without that part, as where a GPU does it, and with it. Superpixels and masks
+lie on the disk, but for the published R2O, which finds superpixels as it goes. Photographs that --side enlarges hold less detail
+than a camera's.
 """
 
 import utils.threads  # noqa: F401  isort: skip  before torch
@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 from benchmarks.compare import alternate
 from benchmarks.data_pipelines import METHODS, Pipeline, make_folder, make_pipeline
 from benchmarks.report import Axis, Point, Report, make_parser, points
-from data.listing import ImageList, find_images
+from data.listing import find_images
 from data.loader import Loader
 from data.sampler import EpochSampler
 from data.views import collate
@@ -187,6 +187,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--method", choices=(*METHODS, "all"), default="all")
     parser.add_argument("--limit", type=positive, default=32, help="photographs (32)")
     parser.add_argument("--repeats", type=positive, default=7, help="rounds (7)")
+    parser.add_argument("--dct_scaling", action="store_true", help="as data.dct_scaling; not by part")
     arguments = parser.parse_args(argv)
     cv2.setNumThreads(1)
     methods = METHODS if arguments.method == "all" else (arguments.method,)
@@ -196,16 +197,17 @@ def main(argv: list[str] | None = None) -> int:
         for side, group in itertools.groupby(points(arguments, AXES), key=lambda point: point["side"]):
             with tempfile.TemporaryDirectory() as folder:
                 images = make_folder(Path(folder), photographs, longer=side)
-                _measure(report, methods, images, list(group), repeats=arguments.repeats)
+                made = [make_pipeline(method, images, dct_scaling=arguments.dct_scaling) for method in methods]
+                _measure(report, made, list(group), repeats=arguments.repeats)
     return 0
 
 
-def _measure(report: Report, methods: tuple[str, ...], images: ImageList, group: list[Point], *, repeats: int) -> None:
+def _measure(report: Report, pipelines: list[Pipeline], group: list[Point], *, repeats: int) -> None:
     """All methods at the points of one size of photographs."""
-    for method in methods:
-        pipeline = make_pipeline(method, images)
-        size = "as they are" if group[0]["side"] is None else f"longer side {group[0]['side']} px"
-        report.line(f"{method}: {len(images)} photographs, {size}")
+    for pipeline in pipelines:
+        side = group[0]["side"]
+        size = "as they are" if side is None else f"longer side {side} px"
+        report.line(f"{pipeline.method}: {len(pipeline.dataset)} photographs, {size}")
         measure_core(report, pipeline, group[0], repeats=repeats)
         for point in group:
             measure_loader(report, pipeline, point)

@@ -88,6 +88,9 @@ class Pipeline:
     def parts(self) -> dict[str, Part]:
         """What the dataset does with an image, one after the other; inputs are made beforehand."""
         images, spec, crops = self.dataset.images, self.dataset.spec, self._crops
+        if spec.dct_scaling:
+            # Decoding then depends on all that follows.
+            return {}
         files = [images.path(index).read_bytes() for index in range(len(images))]
         photos = [read_image(images.path(index)) for index in range(len(images))]
         rng = np.random.default_rng(0)
@@ -95,7 +98,7 @@ class Pipeline:
             "read": lambda index: images.path(index).read_bytes(),
             "decode": lambda index: decode_image("", files[index]),
             "draw": lambda index: (
-                draw_crops(rng, photos[index], spec),
+                draw_crops(rng, photos[index].shape[:2], spec),
                 [draw_photometric(rng, one) for one in spec.photometric],
             ),
             "cut views": lambda index: torch.stack(
@@ -144,11 +147,12 @@ class Pipeline:
         )
 
 
-def make_pipeline(method: str, images: ImageList) -> Pipeline:
+def make_pipeline(method: str, images: ImageList, *, dct_scaling: bool = False) -> Pipeline:
     """A method's dataset on a folder of `make_folder`, as its main makes it from the published config."""
     mask_dir = images.root.parents[1] / "masks"
     photometric = PHOTOMETRIC["mocov2" if method == "resim" else "byol"]
-    common = {"spec": ViewSpec(photometric=photometric, shared_flip=method == "resim"), "seed": 0}
+    spec = ViewSpec(photometric=photometric, shared_flip=method == "resim", dct_scaling=dct_scaling)
+    common = {"spec": spec, "seed": 0}
     kind = {"detconb": _FH, "cyborgs": _REGIONS}.get(method)
     masks = {"num_uniforms": _UNIFORMS, **common}
     makers: dict[str, Callable[[], TwoViews]] = {
