@@ -1,12 +1,12 @@
 """How fast images come: by part and method, and beside the published pipelines, on photographs of any size.
 
-    python -m benchmarks.data_path IMAGES_DIR [--method r2o] [--limit 32] [--repeats 7] [--side N] [--workers N]
-        [--sweep side 250 500 1000 2000] [--sweep workers 1 2 4 8] [--device cuda] [--json FILE]
+    python -m benchmarks.data_path IMAGES_DIR [--method r2o] [--limit 32] [--repeats 7] [--size N] [--workers N]
+        [--sweep size 250 500 1000 2000] [--sweep workers 1 2 4 8] [--device cuda] [--json FILE]
 
 Milliseconds of the processor for an image on one core (of a GPU by the clock), medians of rounds in which parts and pipelines
 take turns. All has been read once before: the disk does not count. Our views' colours change on the device, by batches; the
 published ones' in the worker: the ratio is given without that part, as where a GPU does it, and with it. Superpixels and masks
-lie on the disk, but for the published R2O, which finds superpixels as it goes. Photographs that --side enlarges hold less detail
+lie on the disk, but for the published R2O, which finds superpixels as it goes. Photographs that --size enlarges hold less detail
 than a camera's.
 """
 
@@ -14,6 +14,7 @@ import utils.threads  # noqa: F401  isort: skip  before torch
 
 import importlib
 import itertools
+import statistics
 import sys
 import tempfile
 import time
@@ -29,13 +30,14 @@ from benchmarks.data_pipelines import METHODS, Pipeline, make_folder, make_pipel
 from benchmarks.report import Axis, Point, Report, make_parser, points
 from data.listing import find_images
 from data.loader import Loader
+from data.orientation import upright_shape
 from data.sampler import EpochSampler
 from data.views import collate
 from utils.cli import positive, shows_errors
 from utils.threads import one_thread
 
 AXES = (
-    Axis("side", None, (250, 500, 1000, 2000), "longer side that photographs are resized to, in pixels; default: none"),
+    Axis("size", None, (250, 500, 1000, 2000), "longer side that photographs are resized to, in pixels; default: none"),
     Axis("workers", 2, (1, 2, 4, 8), "processes of the loader"),
 )
 # Mean difference of normalised values between two pipelines: 8-bit rounding after each operation is 0.02, PIL's blur 0.03.
@@ -116,7 +118,7 @@ def _prepare(method: str):
     return importlib.import_module(f"{method}_main").prepare
 
 
-def measure_core(report: Report, pipeline: Pipeline, point: Point, *, repeats: int) -> None:
+def measure_core(report: Report, pipeline: Pipeline, size: int, *, repeats: int) -> None:
     """Lines and rows of one core's milliseconds an image, by part; a GPU's are by the clock."""
     check_alike(pipeline)
     count = len(pipeline.items)
@@ -135,14 +137,14 @@ def measure_core(report: Report, pipeline: Pipeline, point: Point, *, repeats: i
     step = alternate({"": lambda: prepare(moved)}, repeats=repeats, device=report.device, clock=clock)[""] / count
     method, place = pipeline.method, f"photometric on {report.device}"
     for name, part in {**times, place: step, "published pipeline": published}.items():
-        report.line(f"  {name:<28}{part:>9.3f} ms", what=name, method=method, side=point["side"], part_ms=part)
+        report.line(f"  {name:<28}{part:>9.3f} ms", what=name, method=method, size=size, part_ms=part)
     ratios = {"ratio": published / worker, "ratio_with_photometric": published / (worker + step)}
     report.line(
         f"  {1e3 / worker:.0f} images/s/core; the published pipeline takes {ratios['ratio']:.1f} times as long as a worker, "
         f"{ratios['ratio_with_photometric']:.1f} times as with the photometric part",
         what="worker",
         method=method,
-        side=point["side"],
+        size=size,
         images_per_second_core=1e3 / worker,
         ours_ms=worker,
         baseline_ms=published,
@@ -194,9 +196,9 @@ def main(argv: list[str] | None = None) -> int:
     found = find_images(arguments.folder)
     photographs = [found.path(index) for index in range(min(arguments.limit, len(found)))]
     with Report("data_path", arguments) as report:
-        for side, group in itertools.groupby(points(arguments, AXES), key=lambda point: point["side"]):
+        for size, group in itertools.groupby(points(arguments, AXES), key=lambda point: point["size"]):
             with tempfile.TemporaryDirectory() as folder:
-                images = make_folder(Path(folder), photographs, longer=side)
+                images = make_folder(Path(folder), photographs, longer=size)
                 made = [make_pipeline(method, images, dct_scaling=arguments.dct_scaling) for method in methods]
                 _measure(report, made, list(group), repeats=arguments.repeats)
     return 0
@@ -204,13 +206,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _measure(report: Report, pipelines: list[Pipeline], group: list[Point], *, repeats: int) -> None:
     """All methods at the points of one size of photographs."""
+    images = pipelines[0].dataset.images
+    # Photographs that are left as they are have a size too.
+    longer = round(statistics.median(max(upright_shape(images.path(index))) for index in range(len(images))))
     for pipeline in pipelines:
-        side = group[0]["side"]
-        size = "as they are" if side is None else f"longer side {side} px"
-        report.line(f"{pipeline.method}: {len(pipeline.dataset)} photographs, {size}")
-        measure_core(report, pipeline, group[0], repeats=repeats)
+        report.line(f"{pipeline.method}: {len(images)} photographs, longer side {longer} px")
+        measure_core(report, pipeline, longer, repeats=repeats)
         for point in group:
-            measure_loader(report, pipeline, point)
+            measure_loader(report, pipeline, point | {"size": longer})
 
 
 if __name__ == "__main__":

@@ -48,11 +48,11 @@ def test_photographs_are_resized_to_a_longer_side(photographs, tmp_path):
 
 
 def test_the_command_writes_each_part_of_each_size_and_number_of_workers(photographs, tmp_path):
-    options = ["--method", "resim", "--limit", "2", "--repeats", "1", "--workers", "1", "--sweep", "side", "48", "60"]
+    options = ["--method", "resim", "--limit", "2", "--repeats", "1", "--workers", "1", "--sweep", "size", "48", "60"]
     assert data_path.main([str(photographs), *options, "--json", str(tmp_path / "a.json")]) == 0
     rows = json.loads((tmp_path / "a.json").read_text())["rows"]
     parts = {"read", "decode", "draw", "cut views", "all of a worker", "collate", "photometric on cpu"}
-    for side in (48, 60):
-        found = {row["what"]: row for row in rows if row["side"] == side}
+    for size in (48, 60):
+        found = {row["what"]: row for row in rows if row["size"] == size}
         assert found.keys() == parts | {"published pipeline", "worker", "loader"}
         assert found["worker"]["ratio"] > 0 and found["loader"]["workers"] == 1
