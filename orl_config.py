@@ -130,6 +130,14 @@ class ORLConfig(Common):
         return self
 
     @model_validator(mode="after")
+    def _boxes_keep_their_pixels(self) -> "ORLConfig":
+        if self.data.dct_scaling and self.model.variant == "orl":
+            raise ValueError(
+                "data.dct_scaling: true, but ORL cuts small boxes out of images and needs their every pixel"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _weighs_something(self) -> "ORLConfig":
         if self.loss.global_weight + self.loss.intra_weight + self.loss.inter_weight == 0:
             raise ValueError("loss.global_weight, intra_weight and inter_weight are all 0: nothing would be learned")

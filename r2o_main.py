@@ -16,7 +16,7 @@ import torch
 import wiring
 from data.loader import Loader
 from data.mask_makers import Slic
-from data.photometric import normalise, prepare_views
+from data.photometric import normalise_pixels, prepare_views
 from data.views import R2OViews
 from engine.place import find_run
 from engine.schedules import NO_CLUSTERING, clusters_by_epoch
@@ -87,7 +87,7 @@ def make_data(config: R2OConfig, device: torch.device) -> Loader:
 def prepare(batch: dict[str, Any]) -> dict[str, Any]:
     """Photometric augmentation of the views and normalisation of all images, on the device."""
     views = prepare_views(batch["images"], batch["photometric"])
-    return batch | {"images": views, "spanning": normalise(batch["spanning"] / 255)}
+    return batch | {"images": views, "spanning": normalise_pixels(batch["spanning"])}
 
 
 def make_curriculum(schedule: ClusterSchedule) -> Callable[[Progress], int | None]:

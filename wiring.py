@@ -117,6 +117,7 @@ def view_spec(settings: Data, *, shared_flip: bool = False) -> ViewSpec:
         flip_probability=settings.flip_probability,
         photometric=photometric,
         shared_flip=shared_flip,
+        dct_scaling=settings.dct_scaling,
     )
 
 

@@ -15,7 +15,12 @@ Work = Callable[[], object]
 
 
 def alternate(
-    forms: dict[str, Work], *, repeats: int = 15, seconds: float = 20.0, device: torch.device | None = None
+    forms: dict[str, Work],
+    *,
+    repeats: int = 15,
+    seconds: float = 20.0,
+    device: torch.device | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Median milliseconds of each form; they take turns, so that what else the machine does falls on all of them.
 
@@ -24,6 +29,7 @@ def alternate(
         repeats: rounds.
         seconds: no round begins after so long, but for the first three.
         device: waited for around each measurement.
+        clock: in seconds; `time.process_time` counts what the processor does for this process alone, all threads together.
     """
     times: dict[str, list[float]] = {name: [] for name in forms}
     for work in forms.values():
@@ -33,16 +39,16 @@ def alternate(
         if number >= 3 and time.perf_counter() - begin > seconds:
             break
         for name, work in forms.items():
-            times[name].append(_milliseconds(work, device))
+            times[name].append(_milliseconds(work, device, clock))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _milliseconds(work: Work, device: torch.device | None) -> float:
+def _milliseconds(work: Work, device: torch.device | None, clock: Callable[[], float]) -> float:
     _synchronize(device)
-    begin = time.perf_counter()
+    begin = clock()
     work()
     _synchronize(device)
-    return 1e3 * (time.perf_counter() - begin)
+    return 1e3 * (clock() - begin)
 
 
 def _synchronize(device: torch.device | None) -> None:

@@ -74,6 +74,10 @@ class BoxViews(TwoViews):
             ),
         }
 
+    def _reduction(self, key: tuple[int, int], height: int, width: int) -> int:
+        # Boxes are small, and their places are whole pixels.
+        return 1
+
     def _draw_jittered(self, photo: Photo, rng: np.random.Generator) -> tuple[Cut, Cut]:
         boxes = self.correspondence.boxes[photo.index]
         height, width, _ = photo.image.shape

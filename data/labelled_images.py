@@ -93,7 +93,7 @@ class LabelledViews(Dataset):
         epoch, index = key
         photo = read_or_replace(self.images, seed=self._seed, epoch=epoch, index=index)
         rng = numpy_generator(self._seed, epoch, photo.index)
-        view = cut_views(photo.image, draw_crops(rng, photo.image, self._spec), rng, self._spec)
+        view = cut_views(photo, draw_crops(rng, photo.shape, self._spec), rng, self._spec)
         return {**view, "classes": int(self.labels[photo.index]), "unreadable": photo.unreadable}
 
 

@@ -51,7 +51,7 @@ class MaskedViews(TwoViews):
     def _labels(self, photo: Photo, mask_dir: str | Path, mask_type: str) -> np.ndarray:
         """(H, W) the photo's label map of a type."""
         path = label_map_file(self.images, photo.index, mask_dir=mask_dir, mask_type=mask_type)
-        return self._read_map(path, photo, expected_shape(mask_type, photo.image.shape[:2]))
+        return self._read_map(path, photo, expected_shape(mask_type, photo.shape))
 
     def _cut_with_labels(self, photo: Photo, labels: np.ndarray, key: tuple[int, int]) -> dict:
         crops, item = self._cut_views(photo, key)
@@ -145,7 +145,7 @@ class BootstrappedViews(MaskedViews):
         folder = self.generations.folder(self.generations.number(epoch))
         candidates, unreadable, index = None, [], wanted
         for place in range(MAX_REPLACEMENTS):
-            photo = self._read((epoch, index))
+            photo = self._read((epoch, index), drawn_by=key)
             unreadable += photo.unreadable
             labels = self._labels(photo, *folder)
             # Ids are dense from 0: one label is nothing but zeros.

@@ -1,17 +1,23 @@
 """BYOL's photometric augmentation: drawn a sample in the worker, applied to the whole batch on its device."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import permutations
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from data.blur import blur_alone, blur_together
+from data.colours import brighten, change_contrast, remove_colour, saturate, shift_hue, solarise
+from utils.threads import one_thread
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-GREY_WEIGHTS = (0.2989, 0.587, 0.114)
+# Smaller images are faster together, on the CPU too.
+_ALONE_PIXELS = 64 * 64
 
 
 class Parameter(IntEnum):
@@ -30,6 +36,12 @@ class Parameter(IntEnum):
 
 JITTER_ORDERS = tuple(permutations((Parameter.BRIGHTNESS, Parameter.CONTRAST, Parameter.SATURATION, Parameter.HUE)))
 _OPERATIONS = np.array(JITTER_ORDERS)
+_JITTER = {
+    Parameter.BRIGHTNESS: brighten,
+    Parameter.CONTRAST: change_contrast,
+    Parameter.SATURATION: saturate,
+    Parameter.HUE: shift_hue,
+}
 
 
 @dataclass(frozen=True)
@@ -107,37 +119,26 @@ def _between(low: float, high: float, share: float) -> float:
 
 
 @torch.no_grad()
-def augment(images: Tensor, parameters: Tensor) -> Tensor:
+def augment(images: Tensor, parameters: Tensor, *, normalised: bool = False) -> Tensor:
     """Jitter, grey, blur and solarise every image by its own parameters, without waiting for the device.
 
     Args:
         images: (N, 3, S, S) uint8 on any device.
         parameters: (N, P) float32 of `draw_photometric`, ON THE CPU: which rows need what is decided there.
+        normalised: `normalise` the result.
     Returns:
-        (N, 3, S, S) float32 in [0, 1].
+        (N, 3, S, S) float32, in [0, 1] unless normalised.
     Source: equals torchvision.transforms.v2.functional on float images, sample by sample; tested.
     """
     if parameters.device.type != "cpu":
         raise ValueError(f"photometric parameters must stay on the CPU, not on {parameters.device}")
     # Matrix products would otherwise run in half precision under autocast.
     with torch.autocast(images.device.type, enabled=False):
-        drawn = parameters.numpy()
+        if images.device.type == "cpu" and images.shape[-2] * images.shape[-1] >= _ALONE_PIXELS:
+            return _augment_each(images, parameters, normalised)
         out = images.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-        jittered = np.flatnonzero(drawn[:, Parameter.ORDER] >= 0)
-        # Four turns; in each, the images that are due for an operation go through it together.
-        for operations in _OPERATIONS[drawn[jittered, Parameter.ORDER].astype(int)].T:
-            for operation in JITTER_ORDERS[0]:
-                rows = jittered[operations == operation]
-                factors = parameters[rows, operation]
-                _apply(out, rows, lambda part, factors=factors, operation=operation: _jitter(part, factors, operation))
-        _apply(out, np.flatnonzero(drawn[:, Parameter.GREY]), lambda part: _grey(part).expand_as(part))
-        for kernel in np.unique(drawn[:, Parameter.BLUR_KERNEL]):
-            rows = np.flatnonzero((drawn[:, Parameter.BLUR_SIGMA] > 0) & (drawn[:, Parameter.BLUR_KERNEL] == kernel))
-            sigmas = parameters[rows, Parameter.BLUR_SIGMA]
-            _apply(out, rows, lambda part, sigmas=sigmas, kernel=kernel: _blur(part, sigmas, kernel=int(kernel)))
-        rows = np.flatnonzero(drawn[:, Parameter.SOLARISE])
-        _apply(out, rows, lambda part: torch.where(part >= 0.5, 1 - part, part))
-    return out
+        _augment_together(out, parameters)
+        return normalise_(out) if normalised else out
 
 
 def prepare_views(images: Tensor, parameters: Tensor) -> Tensor:
@@ -148,83 +149,72 @@ def prepare_views(images: Tensor, parameters: Tensor) -> Tensor:
     Returns:
         (B, V, 3, S, S) float32, normalised.
     """
-    return normalise(augment(images.flatten(0, 1), parameters.flatten(0, 1))).unflatten(0, images.shape[:2])
+    views = augment(images.flatten(0, 1), parameters.flatten(0, 1), normalised=True)
+    return views.unflatten(0, images.shape[:2])
 
 
 def normalise(images: Tensor) -> Tensor:
     """Shift and scale (..., 3, H, W) float images in [0, 1] by ImageNet's mean and standard deviation."""
+    return normalise_(images.clone())
+
+
+def normalise_pixels(images: Tensor) -> Tensor:
+    """`normalise` (..., 3, H, W) uint8 images: float32."""
+    return normalise_(images / 255)
+
+
+def normalise_(images: Tensor) -> Tensor:
+    """`normalise` in place; gives the images themselves."""
     mean = _constant(IMAGENET_MEAN, images.device, images.dtype)
     std = _constant(IMAGENET_STD, images.device, images.dtype)
-    return (images - mean) / std
+    return images.sub_(mean).div_(std)
 
 
-def _apply(images: Tensor, rows: np.ndarray, change) -> None:
-    """Replace the given rows of `images` by what `change` makes of them."""
+def _augment_each(images: Tensor, parameters: Tensor, normalised: bool) -> Tensor:
+    """`augment` on the CPU: an image goes through everything while it lies in the processor's cache."""
+    out = images.new_empty(images.shape, dtype=torch.float32)
+    # Sharing out so little work over threads takes longer than doing it.
+    with one_thread():
+        for pixels, image, row in zip(images, out.split(1), parameters.tolist()):
+            image[0].copy_(pixels).div_(255)
+            if row[Parameter.ORDER] >= 0:
+                for operation in JITTER_ORDERS[int(row[Parameter.ORDER])]:
+                    _JITTER[operation](image, row[operation])
+            if row[Parameter.GREY]:
+                remove_colour(image)
+            if row[Parameter.BLUR_SIGMA] > 0:
+                blur_alone(image[0], row[Parameter.BLUR_SIGMA], kernel=int(row[Parameter.BLUR_KERNEL]))
+            if row[Parameter.SOLARISE]:
+                solarise(image)
+            if normalised:
+                normalise_(image)
+    return out
+
+
+def _augment_together(out: Tensor, parameters: Tensor) -> None:
+    """`augment` float images in place: those that are due for an operation go through it together."""
+    drawn = parameters.numpy()
+    jittered = np.flatnonzero(drawn[:, Parameter.ORDER] >= 0)
+    for operations in _OPERATIONS[drawn[jittered, Parameter.ORDER].astype(int)].T:
+        for operation in JITTER_ORDERS[0]:
+            rows = jittered[operations == operation]
+            factors = _to(parameters[rows, operation], out.device)[:, None, None, None]
+            _apply(out, rows, _JITTER[operation], factors)
+    _apply(out, np.flatnonzero(drawn[:, Parameter.GREY]), remove_colour)
+    for kernel in np.unique(drawn[:, Parameter.BLUR_KERNEL]):
+        rows = np.flatnonzero((drawn[:, Parameter.BLUR_SIGMA] > 0) & (drawn[:, Parameter.BLUR_KERNEL] == kernel))
+        _apply(out, rows, partial(blur_together, kernel=int(kernel)), parameters[rows, Parameter.BLUR_SIGMA])
+    _apply(out, np.flatnonzero(drawn[:, Parameter.SOLARISE]), solarise)
+
+
+def _apply(images: Tensor, rows: np.ndarray, change: Callable[..., None], *arguments: Tensor) -> None:
+    """Let the given rows of `images` be changed."""
     if len(rows) == 0:
         return
     index = _to(torch.from_numpy(rows), images.device)
-    images.index_copy_(0, index, change(images.index_select(0, index)))
-
-
-def _jitter(part: Tensor, factors: Tensor, operation: Parameter) -> Tensor:
-    factors = _to(factors, part.device)[:, None, None, None]
-    if operation is Parameter.BRIGHTNESS:
-        return part.mul_(factors).clamp_(0, 1)
-    if operation is Parameter.CONTRAST:
-        return torch.lerp(_grey(part.mean((2, 3), keepdim=True)), part, factors).clamp_(0, 1)
-    if operation is Parameter.SATURATION:
-        return torch.lerp(_grey(part), part, factors).clamp_(0, 1)
-    return _shift_hue(part, factors)
-
-
-def _grey(images: Tensor) -> Tensor:
-    """(N, 3, H, W) to (N, 1, H, W)."""
-    red, green, blue = images.split(1, dim=1)
-    return (red * GREY_WEIGHTS[0]).add_(green, alpha=GREY_WEIGHTS[1]).add_(blue, alpha=GREY_WEIGHTS[2])
-
-
-def _shift_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue of (N, 3, H, W) images by (N, 1, 1, 1) turns, keeping HSV's saturation and value."""
-    red, green, blue = images.split(1, dim=1)
-    highest = torch.maximum(torch.maximum(red, green), blue)
-    lowest = torch.minimum(torch.minimum(red, green), blue)
-    chroma = highest - lowest
-    # Where chroma is 0 the hue is arbitrary and multiplied by 0 below.
-    scale = chroma.clamp(min=1e-12).reciprocal_()
-    # sign(highest - red) is 0 where red is the highest, else 1: lerp then chooses exactly, and faster than where.
-    if_red = (green - blue).mul_(scale)
-    if_green = (blue - red).mul_(scale).add_(2)
-    if_blue = (red - green).mul_(scale).add_(4)
-    hue = torch.lerp(if_green, if_blue, (highest - green).sign_())
-    hue = torch.lerp(if_red, hue, (highest - red).sign_()).add_(turns * 6)
-    hue.sub_((hue / 6).floor_().mul_(6))
-    # A channel's share of the chroma rises and falls with the distance of the hue from the channel's own, in sixths.
-    centre = _constant((3.0, 2.0, 4.0), images.device, images.dtype)
-    sign = _constant((1.0, -1.0, -1.0), images.device, images.dtype)
-    offset = _constant((-1.0, 2.0, 2.0), images.device, images.dtype)
-    share = (hue - centre).abs_().mul_(sign).add_(offset).clamp_(0, 1)
-    return share.mul_(chroma).add_(lowest)
-
-
-def _blur(images: Tensor, sigmas: Tensor, *, kernel: int) -> Tensor:
-    """Gaussian blur of (N, 3, H, W) with (N,) sigmas: rows and columns each by one banded matrix a sample."""
-    distance = torch.arange(kernel, dtype=torch.float32) - kernel // 2
-    taps = torch.exp(-0.5 * (distance / sigmas[:, None]) ** 2)
-    taps = _to(taps / taps.sum(1, keepdim=True), images.device)
-    N, _, H, W = images.shape
-    across = (taps @ _reflection(W, kernel, images.device)).view(N, W, W)
-    down = (taps @ _reflection(H, kernel, images.device)).view(N, H, H)
-    # Channels beside the columns: two wide products a sample are several times as fast on the CPU as six small ones.
-    wide = torch.bmm(down, images.transpose(1, 2).reshape(N, H, 3 * W))
-    return torch.bmm(wide.view(N, H * 3, W), across.transpose(1, 2)).view(N, H, 3, W).transpose(1, 2)
-
-
-@lru_cache(maxsize=8)
-def _reflection(size: int, kernel: int, device: torch.device) -> Tensor:
-    """(kernel, size * size): for each tap the pixel of each place that it reads, borders reflected."""
-    padded = torch.from_numpy(np.pad(np.arange(size), kernel // 2, mode="reflect"))
-    read = torch.stack([padded[tap : tap + size] for tap in range(kernel)])
-    return torch.nn.functional.one_hot(read, size).to(torch.float32).flatten(1).to(device)
+    part = images.index_select(0, index)
+    change(part, *arguments)
+    images.index_copy_(0, index, part)
 
 
 @lru_cache(maxsize=32)

@@ -1,7 +1,8 @@
 """What the methods' batches are made of: an image read or replaced, its views cut, and its label map cut or loaded."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,11 +10,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from data.geometry import WHOLE, Crop, cut_image, draw_crop, label_tensor
+from data.geometry import WHOLE, Crop, cut_image, draw_crop, label_tensor, largest_reduction, snap
 from data.image_list import File, ImageList
 from data.images import UnreadableImage, read_image
 from data.label_maps import LabelMapError, label_map_file, read_label_map
 from data.photometric import BYOL_VIEW_1, BYOL_VIEW_2, PhotometricSpec, draw_photometric
+from data.reduced import read_reduced
 from data.superpixels import slic_labels, superpixel_type
 from utils.errors import DataError
 from utils.seeding import derive_seed, numpy_generator
@@ -32,6 +34,8 @@ class ViewSpec:
         scale, ratio, flip_probability: as in `draw_crop`.
         photometric: one a view.
         shared_flip: all views of an image are mirrored, or none.
+        dct_scaling: read a JPEG at the smallest size of which its views are still cut without being enlarged; their crops move
+            to its pixels' borders, by half a pixel of the view at most.
     """
 
     size: int = 224
@@ -40,19 +44,31 @@ class ViewSpec:
     flip_probability: float = 0.5
     photometric: tuple[PhotometricSpec, ...] = (BYOL_VIEW_1, BYOL_VIEW_2)
     shared_flip: bool = False
+    dct_scaling: bool = False
 
 
 class Photo(NamedTuple):
     """An image that could be read, in place of the one asked for where that could not."""
 
-    image: np.ndarray  # (H, W, 3) uint8
+    image: np.ndarray  # (H, W, 3) uint8, or (ceil(H / factor), ceil(W / factor), 3)
     index: int  # in the listing
     unreadable: list[tuple[str, str]]  # (name, reason) of those tried before
+    shape: tuple[int, int]  # (H, W) of the whole image
+    factor: int = 1
+
+    @property
+    def whole(self) -> tuple[float, float]:
+        """Height and width of the whole image in pixels of `image`."""
+        return self.shape[0] / self.factor, self.shape[1] / self.factor
 
 
-def read_or_replace(images: ImageList, *, seed: int, epoch: int, index: int) -> Photo:
+def read_or_replace(
+    images: ImageList, *, seed: int, epoch: int, index: int, choose: Callable[[int, int], int] | None = None
+) -> Photo:
     """Read an image, or else the first readable one of a seeded row of others.
 
+    Args:
+        choose: see `read_reduced`; None reads images whole.
     Raises:
         DataError: none of 50 could be read.
     """
@@ -60,7 +76,11 @@ def read_or_replace(images: ImageList, *, seed: int, epoch: int, index: int) -> 
     wanted = index
     while len(unreadable) < MAX_REPLACEMENTS:
         try:
-            return Photo(read_image(images.path(index)), index, unreadable)
+            if choose is not None:
+                image, shape, factor = read_reduced(images.path(index), choose)
+                return Photo(image, index, unreadable, shape, factor)
+            image = read_image(images.path(index))
+            return Photo(image, index, unreadable, image.shape[:2])
         except UnreadableImage as error:
             unreadable.append((images.name(index), error.reason))
         candidates = candidates or numpy_generator(seed, epoch, wanted, _REPLACEMENT)
@@ -69,22 +89,22 @@ def read_or_replace(images: ImageList, *, seed: int, epoch: int, index: int) -> 
     raise DataError(f"{images.root}: {len(unreadable)} images in a row cannot be read, such as {name}: {reason}")
 
 
-def draw_crops(rng: np.random.Generator, image: np.ndarray, spec: ViewSpec) -> list[Crop]:
-    """One crop a view of an (H, W, 3) image."""
-    height, width, _ = image.shape
+def draw_crops(rng: np.random.Generator, shape: tuple[int, int], spec: ViewSpec) -> list[Crop]:
+    """One crop a view of an image of (H, W) pixels."""
+    height, width = shape
     geometry = {"scale": spec.scale, "ratio": spec.ratio, "flip_probability": spec.flip_probability}
     crops = [draw_crop(rng, height, width, **geometry) for _ in spec.photometric]
     return [crop._replace(flip=crops[0].flip) for crop in crops] if spec.shared_flip else crops
 
 
-def cut_views(image: np.ndarray, crops: Sequence[Crop], rng: np.random.Generator, spec: ViewSpec) -> dict:
+def cut_views(photo: Photo, crops: Sequence[Crop], rng: np.random.Generator, spec: ViewSpec) -> dict:
     """The views of an image, V = len(crops), S = spec.size.
 
     Returns:
         `images` (V, 3, S, S) uint8, `boxes` (V, 4) float32 in [0, 1], `flips` (V,) bool, `photometric` (V, P) float32.
     """
     return {
-        "images": torch.stack([cut_image(image, crop, size=spec.size) for crop in crops]),
+        "images": torch.stack([cut_image(photo.image, crop, size=spec.size, whole=photo.whole) for crop in crops]),
         "boxes": torch.from_numpy(np.array([crop.box for crop in crops], dtype=np.float32)),
         "flips": torch.from_numpy(np.array([crop.flip for crop in crops])),
         "photometric": torch.from_numpy(np.stack([draw_photometric(rng, one) for one in spec.photometric])),
@@ -102,6 +122,8 @@ class TwoViews(Dataset):
 
     def __init__(self, images: ImageList, *, spec: ViewSpec, seed: int):
         self.images, self.spec, self.seed = images, spec, seed
+        # What is cut out of every image besides, and its side in pixels.
+        self._fixed_cuts: tuple[tuple[Crop, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -110,15 +132,26 @@ class TwoViews(Dataset):
         """The item of (epoch, index): what `cut_views` gives, `seed` and `unreadable`."""
         return self._cut_views(self._read(key), key)[1]
 
-    def _read(self, key: tuple[int, int]) -> Photo:
+    def _read(self, key: tuple[int, int], *, drawn_by: tuple[int, int] | None = None) -> Photo:
+        """The photo of a key, whose crops are drawn by that key or another."""
         epoch, index = key
-        return read_or_replace(self.images, seed=self.seed, epoch=epoch, index=index)
+        choose = partial(self._reduction, drawn_by or key) if self.spec.dct_scaling else None
+        return read_or_replace(self.images, seed=self.seed, epoch=epoch, index=index, choose=choose)
+
+    def _reduction(self, key: tuple[int, int], height: int, width: int) -> int:
+        """The factor that an image may shrink by, which hangs on its size and its crops alone."""
+        shape = height, width
+        crops = draw_crops(numpy_generator(self.seed, *key, _VIEWS), shape, self.spec)
+        return largest_reduction([*self._fixed_cuts, *((crop, self.spec.size) for crop in crops)], shape)
 
     def _cut_views(self, photo: Photo, key: tuple[int, int]) -> tuple[list[Crop], dict]:
         """The photo's crops, for what else a method cuts by them, and the item."""
         rng = numpy_generator(self.seed, *key, _VIEWS)
-        crops = draw_crops(rng, photo.image, self.spec)
-        views = cut_views(photo.image, crops, rng, self.spec)
+        crops = draw_crops(rng, photo.shape, self.spec)
+        if photo.factor > 1:
+            # So that boxes and label maps say exactly what the view shows.
+            crops = [snap(crop, photo.whole) for crop in crops]
+        views = cut_views(photo, crops, rng, self.spec)
         return crops, {**views, "seed": derive_seed(self.seed, *key), "unreadable": photo.unreadable}
 
     def _read_map(self, path: File, photo: Photo, shape: tuple[int, int]) -> np.ndarray:
@@ -160,6 +193,7 @@ class R2OViews(TwoViews):
     ):
         super().__init__(images, spec=spec, seed=seed)
         self.spanning_size = spanning_size or spec.size
+        self._fixed_cuts = ((WHOLE, self.spanning_size),)
         self.superpixel_size, self.segments = superpixel_size, segments
         self.mask_dir = mask_dir
         self.mask_type = superpixel_type(segments=segments, size=superpixel_size)
@@ -187,7 +221,7 @@ class R2OViews(TwoViews):
 
     def _whole(self, photo: Photo) -> dict:
         return {
-            "spanning": cut_image(photo.image, WHOLE, size=self.spanning_size),
+            "spanning": cut_image(photo.image, WHOLE, size=self.spanning_size, whole=photo.whole),
             "superpixels": label_tensor(self._superpixels(photo)),
         }
 
@@ -197,7 +231,8 @@ class R2OViews(TwoViews):
             path = label_map_file(self.images, photo.index, mask_dir=self.mask_dir, mask_type=self.mask_type)
         # A map may be missing where an image was repaired, or a map deleted, after all were noted as made.
         if path is None or not path.exists():
-            return slic_labels(photo.image, size=size, segments=self.segments)
+            image = photo.image if photo.factor == 1 else read_image(self.images.path(photo.index))
+            return slic_labels(image, size=size, segments=self.segments)
         return self._read_map(path, photo, (size, size))
 
 

@@ -93,6 +93,11 @@ class Data(Section):
     photometric: Literal["byol", "mocov2"] = Field(
         "byol", description="How the colours of views change: as BYOL's two views, or as MoCo v2's."
     )
+    dct_scaling: bool = Field(
+        False,
+        description="Decode a JPEG at 1/2, 1/4 or 1/8 of its size where no view is larger than what it then is cut from: faster "
+        "for photos well past 1,000 px; pixels differ a little. Not with ORL's patches.",
+    )
     max_bad_fraction: float = Field(
         0.01, ge=0, le=1, description="Share of unreadable images past which training stops."
     )

@@ -79,6 +79,19 @@ def test_views_of_photographs_equal_pils():
         assert (error > 2).mean() < 0.003 and error.mean() < 0.5
 
 
+def test_a_view_is_torchs_resizing_of_the_crop_bit_for_bit():
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        height, width, size = rng.integers(1, 60, 3).tolist()
+        image = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        crop = drawn(1, height, width)[0]
+        left, top, right, bottom = np.round(np.array(crop.box) * [width, height, width, height]).astype(int).tolist()
+        part = torch.from_numpy(image[top:bottom, left:right].copy()).permute(2, 0, 1)[None].contiguous()
+        expected = torch.nn.functional.interpolate(part, (size, size), mode="bicubic", antialias=True)[0]
+        view = cut_image(image, crop, size=size)
+        assert view.is_contiguous() and torch.equal(view, expected.flip(-1) if crop.flip else expected)
+
+
 def test_a_flipped_view_is_the_mirrored_view(photo):
     labels = photo[..., 0].copy()
     for box in ((0.0, 0.0, 1.0, 1.0), (0.1, 0.2, 0.6, 0.9)):

@@ -1,4 +1,5 @@
 import re
+import zlib
 
 import numpy as np
 import pytest
@@ -48,6 +49,31 @@ def test_small_ids_and_large_ones_are_renumbered_alike(dtype):
     for ids in (labels, labels.astype(np.int64) * 1000, labels.astype(np.int64) - 100):
         dense, count = dense_labels(ids)
         assert (dense == expected).all() and count == 4 and dense.dtype == np.uint8
+
+
+@pytest.mark.parametrize("count", [90, 900])
+def test_a_map_has_no_row_filters_and_one_with_filters_is_read_alike(tmp_path, count):
+    labels = np.kron(np.arange(count).reshape(-1, 30), np.ones((5, 5), int)).astype(
+        np.uint8 if count < 256 else np.uint16
+    )
+    write_label_map(tmp_path / "ours.png", labels)
+    Image.fromarray(labels).save(tmp_path / "pils.png")
+    filters = {}
+    for name in ("ours", "pils"):
+        data = (tmp_path / f"{name}.png").read_bytes()
+        assert (read_label_map(tmp_path / f"{name}.png") == labels).all()
+        filters[name] = set(pixel_rows(data)[:: labels.nbytes // len(labels) + 1])
+    assert filters["ours"] == {0} and filters["pils"] != {0}
+
+
+def pixel_rows(data):
+    """What the pixels of a PNG are stored as: each row begins with the number of its filter."""
+    stored, at = b"", 8
+    while at < len(data):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        stored += data[at + 8 : at + 8 + length] if kind == b"IDAT" else b""
+        at += length + 12
+    return zlib.decompress(stored)
 
 
 def test_too_many_labels_are_refused_and_leave_no_file(tmp_path):

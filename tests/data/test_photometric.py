@@ -3,6 +3,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
+from data.blur import blur_alone, blur_together
 from data.photometric import (
     BYOL_VIEW_1,
     BYOL_VIEW_2,
@@ -13,6 +14,8 @@ from data.photometric import (
     augment,
     draw_photometric,
     normalise,
+    normalise_pixels,
+    prepare_views,
 )
 
 STRONG = PhotometricSpec(0.8, 0.8, 0.8, 0.5, blur_probability=0.5, solarise_probability=0.5, grey_probability=0.3)
@@ -53,9 +56,11 @@ def slowly(image, row):
     return torch.where(image >= 0.5, 1 - image, image) if row[Parameter.SOLARISE] else image
 
 
+# On the CPU small images are changed together, larger ones each alone.
+@pytest.mark.parametrize("size", [24, 72])
 @pytest.mark.parametrize("spec", [BYOL_VIEW_1, BYOL_VIEW_2, STRONG])
-def test_each_sample_equals_torchvisions_functions_in_its_own_order(spec):
-    batch, parameters = images(64, size=24), drawn(spec, 64)
+def test_each_sample_equals_torchvisions_functions_in_its_own_order(spec, size):
+    batch, parameters = images(64, size=size), drawn(spec, 64)
     parameters[:24, Parameter.ORDER] = torch.arange(24.0)
     result = augment(batch, parameters)
     assert result.dtype == torch.float32 and result.is_contiguous()
@@ -101,15 +106,17 @@ def test_a_strength_above_one_never_inverts_an_image():
     assert drawn(spec, 500)[:, :3].min() >= 0
 
 
-def test_a_sample_does_not_depend_on_its_batch():
-    batch, parameters = images(16), drawn(STRONG, 16)
+@pytest.mark.parametrize("size", [20, 72])
+def test_a_sample_does_not_depend_on_its_batch(size):
+    batch, parameters = images(16, size=size), drawn(STRONG, 16)
     whole = augment(batch, parameters)
     for row in range(16):
         assert torch.allclose(augment(batch[row : row + 1], parameters[row : row + 1])[0], whole[row], atol=1e-6)
 
 
-def test_the_identity_leaves_images_and_the_batch_as_they_are():
-    batch = images(3)
+@pytest.mark.parametrize("size", [20, 72])
+def test_the_identity_leaves_images_and_the_batch_as_they_are(size):
+    batch = images(3, size=size)
     before = batch.clone()
     spec = PhotometricSpec(jitter_probability=0, grey_probability=0, blur_probability=0, solarise_probability=0)
     assert torch.equal(augment(batch, drawn(spec, 3)), before.float() / 255)
@@ -117,11 +124,39 @@ def test_the_identity_leaves_images_and_the_batch_as_they_are():
     assert torch.equal(batch, before)
 
 
-def test_autocast_does_not_coarsen_the_images():
-    batch, parameters = images(8), drawn(STRONG, 8)
+@pytest.mark.parametrize("size", [20, 72])
+def test_autocast_does_not_coarsen_the_images(size):
+    batch, parameters = images(8, size=size), drawn(STRONG, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = augment(batch, parameters)
     assert torch.equal(result, augment(batch, parameters))
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0, 9.0])
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 7), (5, 2), (40, 64)])
+def test_an_image_blurred_alone_equals_the_one_blurred_in_a_batch(height, width, sigma):
+    image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+    alone, together = image.clone(), image[None].clone()
+    blur_alone(alone, sigma, kernel=23)
+    blur_together(together, torch.tensor([sigma]), kernel=23)
+    assert (alone - together[0]).abs().max() < 2e-6
+
+
+def test_views_come_out_alike_whatever_the_threads_which_stay_as_they_were():
+    batch, parameters = images(6, size=72), drawn(STRONG, 6)
+    results = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        results.append(augment(batch, parameters))
+        assert torch.get_num_threads() == count
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("size", [20, 72])
+def test_prepared_views_are_the_augmented_ones_normalised(size):
+    batch, parameters = images(6, size=size), drawn(STRONG, 6)
+    prepared = prepare_views(batch.unflatten(0, (3, 2)), parameters.unflatten(0, (3, 2)))
+    assert torch.equal(prepared.flatten(0, 1), normalise(augment(batch, parameters)))
 
 
 @pytest.mark.parametrize("size", [1, 2, 7])
@@ -141,7 +176,14 @@ def test_parameters_on_a_device_are_refused():
 
 def test_normalise_is_torchvisions():
     batch = images(2).float() / 255
+    before = batch.clone()
     assert torch.allclose(normalise(batch), F.normalize(batch, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), atol=1e-6)
+    assert torch.equal(batch, before)
+
+
+def test_pixels_are_normalised_as_their_values_are():
+    pixels = images(2)
+    assert torch.equal(normalise_pixels(pixels), normalise(pixels.float() / 255))
 
 
 @pytest.mark.parametrize(
