@@ -93,6 +93,20 @@ def test_the_choice_sees_the_upright_shape(tmp_path):
     assert seen == [(160, 240), (240, 160)]
 
 
+class Held:
+    """A file that is no path, as one in a shard."""
+
+    def __init__(self, path):
+        self.read_bytes, self.open = path.read_bytes, path.open
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_photo_in_a_shard_shrinks_as_one_in_a_folder(tmp_path, orientation):
+    path = saved(tmp_path / "a.jpg", gradient(160, 240), orientation=orientation)
+    own, held = (read_reduced(file, lambda height, width: 4) for file in (path, Held(path)))
+    assert np.array_equal(own.image, held.image) and own[1:] == held[1:]
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.webp"])
 def test_what_is_no_jpeg_is_read_whole(tmp_path, name):
     path = saved(tmp_path / name, gradient(96, 120))
