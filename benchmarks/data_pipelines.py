@@ -41,10 +41,10 @@ def make_folder(folder: Path, photographs: Sequence[Path], *, longer: int | None
     for number, source in enumerate(photographs):
         target = folder / "images" / "train" / f"{number:04d}{source.suffix}"
         target.parent.mkdir(parents=True, exist_ok=True)
-        if longer is None:
+        image = Image.fromarray(read_image(source))
+        if longer in (None, max(image.size)):
             shutil.copyfile(source, target)
         else:
-            image = Image.fromarray(read_image(source))
             scale = longer / max(image.size)
             sides = [max(round(side * scale), 1) for side in image.size]
             image.resize(sides, Image.Resampling.LANCZOS).save(target, "JPEG", quality=90)

@@ -47,6 +47,11 @@ def test_photographs_are_resized_to_a_longer_side(photographs, tmp_path):
     assert Image.open(images.path(0)).size == (60, 48)
 
 
+def test_photographs_of_that_size_already_stay_as_they_are(photographs, tmp_path):
+    source = sorted(photographs.iterdir())[0]
+    assert make_folder(tmp_path, [source], longer=120).path(0).read_bytes() == source.read_bytes()
+
+
 def test_the_command_writes_each_part_of_each_size_and_number_of_workers(photographs, tmp_path):
     options = ["--method", "resim", "--limit", "2", "--repeats", "1", "--workers", "1", "--sweep", "size", "48", "60"]
     assert data_path.main([str(photographs), *options, "--json", str(tmp_path / "a.json")]) == 0
