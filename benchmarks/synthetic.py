@@ -94,6 +94,9 @@ def make_config(
         f"amp.opt_level={precision}",
         "amp.dtype=bfloat16",
     ]
+    if backbone == "resnet_tiny":
+        # Levels with the strides that other trunks have.
+        changes.append("model.backbone.strides=[2,2,2,2,2]")
     if recipe.main == "detconb":
         # C5's grid, as at 224 px.
         changes.append(f"loss.pool_size={-(-size // 32)}")

@@ -1,29 +1,11 @@
 import pytest
 import torch
 
-from benchmarks.synthetic import METHODS, VARIANTS, Trained, make_config, make_trained
+from benchmarks.synthetic import METHODS, VARIANTS
 from tests.engine.host_reads import HostReads
+from tests.small_methods import tiny
 
-TINY = (
-    "model.backbone.width=4",
-    "model.backbone.strides=[2,2,2,2,2]",
-    "model.projection.hidden_dim=8",
-    "model.projection.output_dim=4",
-)
-PREDICTOR = ("model.predictor.input_dim=null", "model.predictor.hidden_dim=8", "model.predictor.output_dim=4")
-MORE = {
-    "resim": ("model.queue_size=64",),
-    "mocov2": ("model.queue_size=64",),
-    "cyborgs": (*PREDICTOR, "loss.shared_regions=false", "model.norm_per_slot=true"),
-    "detconb": (*PREDICTOR, "optimizer.clip_norm=1", "optimizer.accumulate_steps=2"),
-}
 EVERY = pytest.mark.parametrize("name", METHODS | VARIANTS)
-
-
-def tiny(name: str, *, device: str = "cpu", precision: str = "O0") -> Trained:
-    options = {"backbone": "resnet_tiny", "size": 64, "batch": 4, "precision": precision}
-    config = make_config(name, **options, overrides=(*TINY, *MORE.get(name, PREDICTOR)))
-    return make_trained(name, config, torch.device(device), clusters=6)
 
 
 @EVERY
@@ -82,7 +64,7 @@ def test_what_waits_is_found_with_its_place(what):
 def test_a_read_planted_in_a_step_is_found():
     trained = tiny("byol")
     trained.step(0)
-    trained.method.momentum = lambda progress: float(trained.method.backbone.bn1.weight.mean())
+    trained.method.momentum = lambda progress: float(trained.method.backbone.bn1.weight.detach().mean())
     with HostReads(host=[trained.batch["seed"]]) as reads:
         trained.step(1)
     assert len(reads.found) == 1
