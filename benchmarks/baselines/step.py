@@ -38,6 +38,5 @@ def _per_tensor(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     if isinstance(optimizer, LARS):
         given = {key: optimizer.defaults[key] for key in ("lr", "momentum", "variant", "eta")}
         return PerTensorLARS(optimizer.param_groups, **given)
-    return torch.optim.SGD(
-        optimizer.param_groups, lr=optimizer.defaults["lr"], momentum=optimizer.defaults["momentum"], foreach=False
-    )
+    groups = [group | {"foreach": False} for group in optimizer.param_groups]
+    return torch.optim.SGD(groups, **{key: optimizer.defaults[key] for key in ("lr", "momentum", "nesterov")})
