@@ -130,12 +130,6 @@ class ReSim(nn.Module):
         key = self._encode(self.target, shuffle.send(images))
         return Encoded(shuffle.restore(key.vector), {name: shuffle.restore(maps) for name, maps in key.maps.items()})
 
-    def _gather(self, negatives: Tensor, windows: Windows) -> Tensor:
-        if not windows.gather:
-            return negatives
-        # A process alone rounds as well, so that what it computes does not change with the number of processes.
-        return all_gather_rows(negatives.to(self.gather_dtype or negatives.dtype)).to(negatives.dtype)
-
     def _compare_images(self, query: Tensor, key: Tensor) -> Contrast:
         return info_nce(query, unit(key), self.queue.keys, temperature=self.temperature)
 
@@ -148,7 +142,11 @@ class ReSim(nn.Module):
         with torch.no_grad():
             key_windows = unit(pool_windows(key_map, match.rows * cells, match.columns * cells))
             # A window's own place is among the negatives, as released.
-            negatives = self._gather(unit(neighbourhoods(key_map)), windows)
+            negatives = unit(neighbourhoods(key_map))
+            if windows.gather:
+                # A process alone rounds as well, so that what it computes does not change with the number of processes.
+                rounded = negatives.to(self.gather_dtype or negatives.dtype)
+                negatives = all_gather_rows(rounded).to(negatives.dtype)
         return info_nce(
             query_windows.flatten(0, 1),
             key_windows.flatten(0, 1),
