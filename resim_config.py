@@ -58,6 +58,11 @@ class Loss(Section):
     temperature: float = Field(0.2, gt=0, description="Divides the similarities, those of images and of windows.")
     c4: C4Windows = C4Windows()
     c3: C3Windows = C3Windows()
+    gather_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="What the windows' gathered negatives travel in: bfloat16 halves the bytes and rounds them to 3 digits; the "
+        "loss is computed in float32.",
+    )
 
 
 class ReSimAmp(Amp):

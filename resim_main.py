@@ -117,6 +117,7 @@ def make_method(config: ReSimConfig, *, momentum: Schedule) -> ReSim:
         dim=model.projection.output_dim,
         momentum=momentum,
         temperature=loss.temperature,
+        gather_dtype=torch.bfloat16 if loss.gather_dtype == "bfloat16" else None,
         # Synchronised statistics are the same wherever a key is made.
         shuffle_seed=None if config.amp.sync_bn else config.seed,
     )

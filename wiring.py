@@ -19,6 +19,7 @@ from data.photometric import PHOTOMETRIC, prepare_views
 from data.sampler import EpochSampler, Windows
 from data.views import ViewSpec
 from engine.checkpoint import load_checkpoint
+from engine.compiled import compile_networks, runs_cuda_graphs
 from engine.lars import parameter_groups
 from engine.loop import Plan, train_epochs
 from engine.optimizers import build_optimizer
@@ -28,6 +29,8 @@ from engine.run import Run
 from engine.schedules import momentum_schedule, rate_schedule
 from models.backbone import Trunk, make_trunk
 from models.encoder import Encoder, make_encoder
+from models.fpn import FPN
+from models.heads import MLP
 from utils.agreement import check_listing
 from utils.distributed import main_first, rank, world_size
 from utils.errors import UserError
@@ -223,7 +226,11 @@ def put_on_device(method: nn.Module, config: Common, device: torch.device) -> tu
         device=device,
         clip_norm=settings.clip_norm,
     )
-    return *precision.prepare(method, optimizer), precision
+    method, optimizer = precision.prepare(method, optimizer)
+    if config.model.compile:
+        networks = (module for module in method.modules() if isinstance(module, (Trunk, FPN, MLP)))
+        compile_networks(networks, config.model.compile)
+    return method, optimizer, precision
 
 
 def make_plan(config: Common, loader: Loader, *, max_steps: int | None) -> Plan:
@@ -237,6 +244,7 @@ def make_plan(config: Common, loader: Loader, *, max_steps: int | None) -> Plan:
         kept_epochs=(config.checkpoint.save_epoch,),
         max_steps=max_steps,
         max_bad_fraction=config.data.max_bad_fraction,
+        cuda_graphs=runs_cuda_graphs(config.model.compile),
     )
 
 

@@ -30,12 +30,17 @@ def network_bytes(config: Common) -> int:
     return _FLOAT if config.amp.opt_level == "O0" else 2
 
 
+def negative_bytes(config: Any) -> int:
+    """Of a number in ReSim's gathered windows."""
+    return _FLOAT if config.loss.gather_dtype == "float32" else 2
+
+
 # Bytes of a number where processes gather what they compare.
 GATHERED: dict[str, Callable[[Any], int]] = {
-    "targets": float32_bytes,  # models/detconb.py, DetCon-B and CYBORGS
+    "targets": network_bytes,  # models/detconb.py, DetCon-B and CYBORGS
     "targets with gradient": float32_bytes,  # models/detconb.py, DetCon-S
-    "keys": float32_bytes,  # models/resim.py, for the queue
-    "negatives": float32_bytes,  # models/resim.py, of windows
+    "keys": network_bytes,  # models/resim.py, for the queue
+    "negatives": negative_bytes,  # models/resim.py, of windows
 }
 # DistributedDataParallel's own, by which `engine.loop` runs.
 FIRST_BUCKET, BUCKET = 2**20, 25 * 2**20

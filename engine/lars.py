@@ -80,7 +80,10 @@ class LARS(Optimizer):
         updates = [p.grad for p in params]
         if not group["lars_exclude"]:
             updates = _adapt(params, updates, variant, eta=group["eta"], weight_decay=group["weight_decay"])
-        if variant.rate_in_buffer:
+            if variant.rate_in_buffer:
+                # What was adapted is nobody's but ours: to work in place saves a pass over memory.
+                torch._foreach_mul_(updates, group["lr"])
+        elif variant.rate_in_buffer:
             updates = torch._foreach_mul(updates, group["lr"])
         buffers = [self._buffer(p) for p in params]
         torch._foreach_mul_(buffers, group["momentum"])
@@ -110,7 +113,8 @@ def _adapt(
         norm = torch.stack(torch._foreach_norm(gradients)) + weight_decay * weight_norm
     # A tensor of zeros, or one without gradient and decay, would otherwise never move or divide by zero.
     ratio = torch.where((weight_norm > 0) & (norm > 0), eta * weight_norm / (norm + variant.epsilon), 1.0)
-    return torch._foreach_mul(decayed, ratio.unbind())
+    torch._foreach_mul_(decayed, ratio.unbind())
+    return decayed
 
 
 def parameter_groups(

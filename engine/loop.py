@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from engine.compiled import begin_pass
 from engine.guard import FiniteGuard
 from engine.meter import Meter
 from engine.precision import Precision
@@ -36,6 +37,7 @@ class Plan(NamedTuple):
     kept_epochs: tuple[int, ...] = (100,)  # checkpoints after every so many epochs are kept for good
     max_steps: int | None = None  # ends a run early; changes no schedule
     max_bad_fraction: float = 0.01
+    cuda_graphs: bool = False  # networks live in them, see engine.compiled
 
     @property
     def last_step(self) -> int:
@@ -79,7 +81,7 @@ def train_epochs(
         Preempted: the process was asked to stop and has saved a checkpoint.
     """
     device = next(method.parameters()).device
-    wrapped = _distribute(method)
+    wrapped = distribute(method)
 
     def rate_at(step: int) -> float:
         return learning_rate(plan.progress(step))
@@ -95,30 +97,19 @@ def train_epochs(
             batches = meter.timed(loader)
             epoch_end = min(plan.last_step, (epoch + 1) * plan.steps_per_epoch)
             while step < epoch_end:
-                progress = plan.progress(step)
-                rate = rate_at(step)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * group.get("lr_scale", 1)
-                method.before_step(progress)
-                losses: dict[str, torch.Tensor] = {}
-                for micro in range(plan.accumulate_steps):
-                    watch.at(step, watch.READING)
-                    batch = prepare(next(batches))
-                    watch.at(step, watch.COMPUTING)
-                    generator = torch_generator(plan.seed, step, micro, rank())
-                    with _gradients_exchanged(wrapped, micro + 1 == plan.accumulate_steps):
-                        with precision.autocast():
-                            output = wrapped(batch, generator)
-                        precision.backward(sum(output.losses.values()) / plan.accumulate_steps)
-                    losses = {name: losses.get(name, 0) + loss.detach() for name, loss in output.losses.items()}
-                    meter.add(output)
-                gradient_norm = precision.step(optimizer)
-                optimizer.zero_grad()
-                method.after_step(progress)
-                # Overflowing gradients are float16's everyday; elsewhere they would spoil the next checkpoint unseen.
-                guard.update(step, losses | ({} if precision.scales_loss else {"gradient_norm": gradient_norm}))
+                progress, rate = plan.progress(step), rate_at(step)
+                gradient_norm = train_step(
+                    wrapped,
+                    _micro_batches(batches, prepare, step, count=plan.accumulate_steps),
+                    optimizer,
+                    step=step,
+                    plan=plan,
+                    rate=rate,
+                    precision=precision,
+                    guard=guard,
+                    meter=meter,
+                )
                 step += 1
-                meter.end_step()
                 # What makes the host wait for the device, or a process for the others, happens at these steps only; but for
                 # float16, whose scaler looks for overflows at every step.
                 looks_up = step % plan.log_step == 0 or step == epoch_end
@@ -155,7 +146,66 @@ def train_epochs(
                     raise Preempted(f"asked to stop: saved at step {step}; start with --resume auto to go on")
 
 
-def _distribute(method: nn.Module) -> nn.Module:
+def train_step(
+    wrapped: nn.Module,
+    micro_batches: Iterable[dict[str, Any]],
+    optimizer: Optimizer,
+    *,
+    step: int,
+    plan: Plan,
+    rate: float,
+    precision: Precision,
+    guard: FiniteGuard,
+    meter: Meter,
+) -> torch.Tensor:
+    """One optimiser step, all of it; the host queues work and never waits for the device, but for float16's scaler.
+
+    Args:
+        wrapped: what `distribute` made of the method.
+        micro_batches: `plan.accumulate_steps` prepared batches, asked for one after the other.
+        step: its number; with `plan.seed` it decides what is drawn.
+        rate: of learning; a group of the optimiser may scale it by its `lr_scale`.
+        guard, meter: are told of the step's losses and metrics.
+    Returns:
+        The norm of all gradients, on the device.
+    """
+    method = wrapped.module if isinstance(wrapped, DistributedDataParallel) else wrapped
+    progress = plan.progress(step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1)
+    method.before_step(progress)
+    losses: dict[str, torch.Tensor] = {}
+    for micro, batch in enumerate(micro_batches):
+        if plan.cuda_graphs:
+            begin_pass()
+        generator = torch_generator(plan.seed, step, micro, rank())
+        with _gradients_exchanged(wrapped, micro + 1 == plan.accumulate_steps):
+            with precision.autocast():
+                output = wrapped(batch, generator)
+            precision.backward(sum(output.losses.values()) / plan.accumulate_steps)
+        losses = {name: losses.get(name, 0) + loss.detach() for name, loss in output.losses.items()}
+        meter.add(output)
+    gradient_norm = precision.step(optimizer)
+    optimizer.zero_grad()
+    method.after_step(progress)
+    # Overflowing gradients are float16's everyday; elsewhere they would spoil the next checkpoint unseen.
+    guard.update(step, losses | ({} if precision.scales_loss else {"gradient_norm": gradient_norm}))
+    meter.end_step()
+    return gradient_norm
+
+
+def _micro_batches(
+    batches: Iterator[dict[str, Any]], prepare: Callable[[dict], dict], step: int, *, count: int
+) -> Iterator[dict[str, Any]]:
+    for _ in range(count):
+        watch.at(step, watch.READING)
+        batch = prepare(next(batches))
+        watch.at(step, watch.COMPUTING)
+        yield batch
+
+
+def distribute(method: nn.Module) -> nn.Module:
+    """The method as several processes train it: gradients are averaged in buckets while the backward pass goes on."""
     if world_size() == 1:
         return method
     # Buffers stay each process' own: a broadcast a step would cost time, and SyncBN keeps BatchNorm's equal anyway.

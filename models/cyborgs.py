@@ -156,7 +156,8 @@ class Cyborgs(DetCon):
         """
         cells = target_features.shape[0] // 2 * target_features[0, 0].numel()
         drawn = torch.randint(self.vmf.min_clusters, self.vmf.max_clusters + 1, (), generator=generator)
-        draws = torch.rand(2, 1, min(int(drawn), cells), generator=generator).to(target_features.device)
+        draws = torch.rand(2, 1, min(int(drawn), cells), generator=generator)
+        draws = draws.to(target_features.device, non_blocking=True)
         with torch.autocast(target_features.device.type, enabled=False):
             return [self._cluster(view, own) for view, own in zip(target_features.chunk(2), draws)]
 

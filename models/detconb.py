@@ -118,7 +118,8 @@ class DetCon(nn.Module):
             return self._compare(projection, all_gather_with_grad(unit(unfold_views(projection))), ids, ids)
         with torch.no_grad():
             target = self._project(self.target[2], target_features, region_masks(cells, target_ids))
-            targets = all_gather_rows(unit(unfold_views(target)))
+            # Autocast's few bits travel; the unit vectors that they are scaled to, in float32, are the same either way.
+            targets = unit(all_gather_rows(unfold_views(target)))
         return self._compare(self._predict(projection), targets, ids, target_ids)
 
     def _project(self, projector: nn.Module, features: Tensor, masks: Tensor) -> Tensor:

@@ -178,7 +178,8 @@ def cluster_superpixels(
     points = F.pad(unit(features), (0, 0, 0, 0, 0, missing)).view(groups, images_per_group * M, D)
     valid = F.pad(present, (0, 0, 0, missing)).view(groups, images_per_group * M)
     draws = torch.stack([_uniform(seed, num_clusters) for seed in seeds[::images_per_group].tolist()])
-    labels = kmeans(points, valid, num_clusters=num_clusters, draws=draws.to(points.device), max_iter=max_iter)
+    draws = draws.to(points.device, non_blocking=True)
+    labels = kmeans(points, valid, num_clusters=num_clusters, draws=draws, max_iter=max_iter)
     labels = labels.view(-1, M)[:B]
     return torch.where(present, labels, -1)
 

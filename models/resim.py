@@ -51,6 +51,7 @@ class ReSim(nn.Module):
         queue_size: keys of whole images, kept as negatives.
         momentum: momentum of the key network at a Progress.
         temperature: of all losses.
+        gather_dtype: what windows' negatives travel between processes in; None leaves them as they are, in float32 or better.
         shuffle_seed: exchange key images between processes before BatchNorm sees them, by this seed; None leaves them, as
             where BatchNorm is synchronised.
     """
@@ -66,6 +67,7 @@ class ReSim(nn.Module):
         dim: int = 128,
         momentum: Callable[[Progress], float],
         temperature: float = 0.2,
+        gather_dtype: torch.dtype | None = None,
         shuffle_seed: int | None = None,
     ):
         super().__init__()
@@ -73,7 +75,7 @@ class ReSim(nn.Module):
         self.target = make_target(self.backbone, self.neck, self.head)
         self.queue = KeyQueue(queue_size, dim=dim)
         self.windows, self.momentum, self.temperature = windows, momentum, temperature
-        self.shuffle_seed, self._step = shuffle_seed, 0
+        self.gather_dtype, self.shuffle_seed, self._step = gather_dtype, shuffle_seed, 0
 
     def before_step(self, progress: Progress) -> None:
         # Keys come from the network that has moved already, as released.
@@ -103,7 +105,8 @@ class ReSim(nn.Module):
             contrasts[windows.level] = self._compare_windows(query, key, match, windows, side=queries.shape[-1])
             shares[f"matched_{windows.level}"] = match.shown.float().mean()
         # The queue is read before it is written: a batch's keys are no negatives of its own queries.
-        self.queue.push(all_gather_rows(unit(key.vector)))
+        # Autocast's few bits travel; the unit vectors that they are scaled to, in float32, are the same either way.
+        self.queue.push(unit(all_gather_rows(key.vector)))
         return Output(
             {f"loss_{task}": contrast.loss for task, contrast in contrasts.items()},
             {f"top1_{task}": contrast.top1 for task, contrast in contrasts.items()} | shares,
@@ -140,7 +143,10 @@ class ReSim(nn.Module):
             key_windows = unit(pool_windows(key_map, match.rows * cells, match.columns * cells))
             # A window's own place is among the negatives, as released.
             negatives = unit(neighbourhoods(key_map))
-            negatives = all_gather_rows(negatives) if windows.gather else negatives
+            if windows.gather:
+                # A process alone rounds as well, so that what it computes does not change with the number of processes.
+                rounded = negatives.to(self.gather_dtype or negatives.dtype)
+                negatives = all_gather_rows(rounded).to(negatives.dtype)
         return info_nce(
             query_windows.flatten(0, 1),
             key_windows.flatten(0, 1),

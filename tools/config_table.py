@@ -60,7 +60,7 @@ def _text(value: Any) -> str:
 def _type(annotation: Any) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
-        return ", ".join(map(str, arguments))
+        return ", ".join("false" if argument is False else str(argument) for argument in arguments)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_type(a) for a in arguments if a is not type(None))
     if origin is typing.Annotated:

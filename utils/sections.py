@@ -48,6 +48,11 @@ class SlowAverage(Section):
     )
     backbone: Backbone = Backbone()
     projection: Head = Head()
+    compile: Literal[False, "default", "reduce-overhead", "max-autotune"] = Field(
+        False,
+        description="torch.compile of trunk and heads, in this mode; the last two run CUDA graphs on a GPU. The first step takes "
+        "minutes; results equal false's to rounding.",
+    )
 
 
 class TwoNetworks(SlowAverage):

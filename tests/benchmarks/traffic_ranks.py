@@ -56,6 +56,7 @@ CASES = {
     "DetCon-S": ("detconb", "model.variant=s"),
     "ReSim": ("resim",),
     "ReSim in bfloat16": ("resim", "amp.opt_level=O1"),
+    "ReSim with rounded negatives": ("resim", "loss.gather_dtype=bfloat16"),
     "ReSim that gathers C3 too": ("resim", "loss.c3.gather=true"),
     "ReSim with SyncBN": ("resim", "amp.sync_bn=true", "model.fpn_norm=true"),
     "ReSim-C4": ("resim", "model.variant=c4"),

@@ -74,6 +74,7 @@ def main(folder: Path) -> None:
             "key_statistics": {
                 f"{seed} {step}": key_statistics(rank, seed, step) for seed in SHUFFLE_SEEDS for step in range(3)
             },
+            "gathered": distributed.all_gather_rows(numbered_rows(rank, (3,), torch.bfloat16)),
             "compared": {str(seed): compared(rank, seed) for seed in SHUFFLE_SEEDS},
         },
         folder / f"{rank}.pth",
