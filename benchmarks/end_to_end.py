@@ -24,6 +24,10 @@ import torch
 
 from benchmarks.data_path import images_per_second, worker_milliseconds
 from benchmarks.report import Axis, Point, Report, describe, make_parser, points
+from benchmarks.synthetic import Trained
+from data.loader import Loader
+from engine.guard import FiniteGuard
+from engine.meter import Meter
 from tools.config_table import schema_of
 from utils.cli import positive, shows_errors
 from utils.config import find_config, load_config
@@ -59,43 +63,46 @@ def measure(method: str, parts: Parts, device: torch.device, *, steps: int, repe
     prepare = importlib.import_module(f"{method}_main").prepare
     batch = next(iter(parts.loader))
     prepared, images = prepare(batch), len(batch["images"])
-    forms = {AUGMENTATION: lambda: prepare(batch), STEP: lambda: _step(parts, prepare(batch))}
+    step = _with_step(parts, device)
+    forms = {AUGMENTATION: lambda: prepare(batch), STEP: lambda: step(prepare(batch))}
     if find_regions := FIND_REGIONS.get(method):
         forms[REGIONS] = lambda: find_regions(parts.method, prepared)
     found: dict[str, list[float]] = {}
     for epoch in range(repeats):
         speeds = {DATA: images_per_second(parts.loader, num_batches=steps, warm_up=WARM_UP)}
         speeds |= {name: _rate(work, images, device, steps) for name, work in forms.items()}
-        speeds[TOGETHER], speeds[WAIT] = _train(parts, prepare, epoch, images, device, steps)
+        speeds[TOGETHER], speeds[WAIT] = _train(
+            parts.loader, lambda batch: step(prepare(batch)), epoch, images, device, steps
+        )
         speeds[READ] = worker_milliseconds(parts.loader.dataset, num_images=min(32, parts.loader.num_images), repeats=1)
         for name, value in speeds.items():
             found.setdefault(name, []).append(value)
     return found
 
 
-def _step(parts: Parts, batch: dict[str, Any]) -> None:
-    progress = parts.plan.progress(1)
-    parts.method.before_step(progress)
-    with parts.precision.autocast():
-        output = parts.method(batch, torch.Generator())
-    parts.precision.backward(sum(output.losses.values()))
-    parts.precision.step(parts.optimizer)
-    parts.optimizer.zero_grad()
-    parts.method.after_step(progress)
+def _with_step(parts: Parts, device: torch.device) -> Callable[[dict[str, Any]], Any]:
+    """What makes the loop's own step of a prepared batch."""
+    # A batch a step, whatever the config accumulates: the time that an image takes is nearly the same.
+    plan = parts.plan._replace(accumulate_steps=1)
+    meter = Meter(device, images_per_step=parts.loader.batch_size)
+    trained = Trained(
+        parts.method, parts.method, parts.optimizer, parts.precision, plan, FiniteGuard(device), meter, batch={}
+    )
+    return lambda batch: trained._replace(batch=batch).step()
 
 
 def _train(
-    parts: Parts, prepare: Callable[[dict], dict], epoch: int, images: int, device: torch.device, steps: int
+    loader: Loader, step: Callable[[dict], Any], epoch: int, images: int, device: torch.device, steps: int
 ) -> tuple[float, float]:
     """Images a second, and the share of the time in which the host waits for a batch."""
-    parts.loader.set_epoch(epoch)
-    batches, waits = iter(parts.loader), []
+    loader.set_epoch(epoch)
+    batches, waits = iter(loader), []
 
     def work() -> None:
         before = time.perf_counter()
         batch = next(batches)
         waits.append(time.perf_counter() - before)
-        _step(parts, prepare(batch))
+        step(batch)
 
     speed = _rate(work, images, device, steps)
     return speed, sum(waits[WARM_UP:]) * speed / (images * steps)

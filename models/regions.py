@@ -179,8 +179,9 @@ def cluster_superpixels(
     valid = F.pad(present, (0, 0, 0, missing)).view(groups, images_per_group * M)
     draws = torch.stack([_uniform(seed, num_clusters) for seed in seeds[::images_per_group].tolist()])
     draws = draws.to(points.device, non_blocking=True)
-    labels = kmeans(points, valid, num_clusters=num_clusters, draws=draws, max_iter=max_iter)
-    labels = labels.view(-1, M)[:B]
+    # Products of all pairs pay while a point has fewer others than numbers.
+    options = {"num_clusters": num_clusters, "max_iter": max_iter, "pairwise": points.shape[1] <= D}
+    labels = kmeans(points, valid, draws=draws, **options).view(-1, M)[:B]
     return torch.where(present, labels, -1)
 
 

@@ -56,7 +56,7 @@ def test_sweeps_go_over_workers_and_batches(command, tmp_path):
 
 
 def test_waiting_is_the_share_of_the_time_in_which_no_batch_is_there(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(end_to_end, "_step", lambda parts, batch: None)
+    monkeypatch.setattr(end_to_end, "_with_step", lambda parts, device: lambda batch: None)
     monkeypatch.setattr(end_to_end, "FIND_REGIONS", {})
     assert command("--method", "r2o", "--json", str(tmp_path / "out.json")) == 0
     (row,) = rows_of(tmp_path / "out.json")
