@@ -16,7 +16,7 @@ from data.label_maps import find_mask_dir
 from data.listing import ImageList, find_images
 from data.loader import Loader
 from data.photometric import PHOTOMETRIC, prepare_views
-from data.sampler import EpochSampler, Windows
+from data.sampler import EpochSampler, find_windows
 from data.views import ViewSpec
 from engine.checkpoint import load_checkpoint
 from engine.compiled import compile_networks, runs_cuda_graphs
@@ -124,22 +124,6 @@ def view_spec(settings: Data, *, shared_flip: bool = False) -> ViewSpec:
     )
 
 
-def make_windows(settings: Data, images: ImageList) -> Windows | None:
-    """How an epoch's order keeps to some shards at a time; None for the order that does not.
-
-    Raises:
-        UserError: the images lie in none.
-    """
-    if settings.order == "shuffled":
-        return None
-    if images.shard_of is None:
-        raise UserError(
-            f"data.order: windows is an order of shards, but {images.root} holds image files: leave it `shuffled`, or pack them "
-            "with `python -m tools.make_shards`"
-        )
-    return Windows(images.shard_of, settings.window_shards)
-
-
 def make_loader(dataset: Dataset, config: Common, device: torch.device) -> Loader:
     """This process' batches."""
     sampler = EpochSampler(
@@ -149,7 +133,7 @@ def make_loader(dataset: Dataset, config: Common, device: torch.device) -> Loade
         rank=rank(),
         accumulate_steps=config.optimizer.accumulate_steps,
         seed=config.seed,
-        windows=make_windows(config.data, dataset.images),
+        windows=find_windows(dataset.images, order=config.data.order, shards=config.data.window_shards),
     )
     return Loader(dataset, sampler, workers=config.data.data_workers, device=device)
 

@@ -12,8 +12,9 @@ from data.images import UnreadableImage, read_image
 from data.listing import ImageList
 from data.orientation import upright_shape
 from data.photometric import draw_photometric
+from data.photos import Photo
 from data.ragged import Ragged
-from data.views import Photo, TwoViews, ViewSpec
+from data.views import TwoViews, ViewSpec
 from utils.errors import DataError
 from utils.seeding import numpy_generator
 

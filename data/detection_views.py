@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from data.images import read_image
 from data.object_sets import ObjectSet
-from data.views import read_or_replace
+from data.photos import read_or_replace
 from utils.errors import DataError
 from utils.seeding import numpy_generator
 

@@ -11,7 +11,8 @@ from data.geometry import centre_crop, cut_image
 from data.images import read_image
 from data.listing import ImageList
 from data.photometric import PhotometricSpec
-from data.views import ViewSpec, cut_views, draw_crops, read_or_replace
+from data.photos import read_or_replace
+from data.views import ViewSpec, cut_views, draw_crops
 from utils.errors import DataError
 from utils.seeding import numpy_generator
 

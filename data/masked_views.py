@@ -10,7 +10,8 @@ import torch
 from data.geometry import cut_labels
 from data.label_maps import expected_shape, generation_type, label_map_file
 from data.listing import ImageList
-from data.views import MAX_REPLACEMENTS, Photo, TwoViews, ViewSpec
+from data.photos import MAX_REPLACEMENTS, Photo
+from data.views import TwoViews, ViewSpec
 from utils.errors import DataError
 from utils.seeding import numpy_generator
 

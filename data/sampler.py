@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Sampler
 
-from utils.errors import DataError
+from data.image_list import ImageList
+from utils.errors import DataError, UserError
 from utils.seeding import numpy_generator
 
 
@@ -20,6 +21,24 @@ class Windows(NamedTuple):
 
     shard_of: np.ndarray
     shards: int
+
+
+def find_windows(images: ImageList, *, order: str, shards: int) -> Windows | None:
+    """How an epoch's order keeps to some shards at a time; None for the order that does not.
+
+    Args:
+        order, shards: a config's `data.order` and `data.window_shards`.
+    Raises:
+        UserError: the images lie in none.
+    """
+    if order == "shuffled":
+        return None
+    if images.shard_of is None:
+        raise UserError(
+            f"data.order: {order} is an order of shards, but {images.root} holds image files: leave it `shuffled`, or pack them "
+            "with `python -m tools.make_shards`"
+        )
+    return Windows(images.shard_of, shards)
 
 
 def order_by_windows(rng: np.random.Generator, windows: Windows) -> np.ndarray:

@@ -9,8 +9,8 @@ from torch.utils.data import Dataset
 
 from data.images import read_image
 from data.photometric import normalise
+from data.photos import read_or_replace
 from data.segmented_images import SegmentedImages
-from data.views import read_or_replace
 from data.voc import VOID
 from utils.seeding import numpy_generator
 

@@ -1,10 +1,9 @@
-"""What the methods' batches are made of: an image read or replaced, its views cut, and its label map cut or loaded."""
+"""What the methods' batches are made of: an image's views cut, and its label map cut or loaded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,17 +11,15 @@ from torch.utils.data import Dataset, default_collate
 
 from data.geometry import WHOLE, Crop, cut_image, draw_crop, label_tensor, largest_reduction, snap
 from data.image_list import File, ImageList
-from data.images import UnreadableImage, read_image
+from data.images import read_image
 from data.label_maps import LabelMapError, label_map_file, read_label_map
 from data.photometric import BYOL_VIEW_1, BYOL_VIEW_2, PhotometricSpec, draw_photometric
-from data.reduced import read_reduced
+from data.photos import Photo, read_or_replace
 from data.superpixels import slic_labels, superpixel_type
-from utils.errors import DataError
 from utils.seeding import derive_seed, numpy_generator
 
-# Streams of one (seed, epoch, image) that must not be each other's.
-_VIEWS, _REPLACEMENT = 0, 1
-MAX_REPLACEMENTS = 50
+# The stream of (seed, epoch, image) that views are drawn from; data.photos has another.
+_VIEWS = 0
 
 
 @dataclass(frozen=True)
@@ -45,48 +42,6 @@ class ViewSpec:
     photometric: tuple[PhotometricSpec, ...] = (BYOL_VIEW_1, BYOL_VIEW_2)
     shared_flip: bool = False
     dct_scaling: bool = False
-
-
-class Photo(NamedTuple):
-    """An image that could be read, in place of the one asked for where that could not."""
-
-    image: np.ndarray  # (H, W, 3) uint8, or (ceil(H / factor), ceil(W / factor), 3)
-    index: int  # in the listing
-    unreadable: list[tuple[str, str]]  # (name, reason) of those tried before
-    shape: tuple[int, int]  # (H, W) of the whole image
-    factor: int = 1
-
-    @property
-    def whole(self) -> tuple[float, float]:
-        """Height and width of the whole image in pixels of `image`."""
-        return self.shape[0] / self.factor, self.shape[1] / self.factor
-
-
-def read_or_replace(
-    images: ImageList, *, seed: int, epoch: int, index: int, choose: Callable[[int, int], int] | None = None
-) -> Photo:
-    """Read an image, or else the first readable one of a seeded row of others.
-
-    Args:
-        choose: see `read_reduced`; None reads images whole.
-    Raises:
-        DataError: none of 50 could be read.
-    """
-    candidates, unreadable = None, []
-    wanted = index
-    while len(unreadable) < MAX_REPLACEMENTS:
-        try:
-            if choose is not None:
-                image, shape, factor = read_reduced(images.path(index), choose)
-                return Photo(image, index, unreadable, shape, factor)
-            image = read_image(images.path(index))
-            return Photo(image, index, unreadable, image.shape[:2])
-        except UnreadableImage as error:
-            unreadable.append((images.name(index), error.reason))
-        candidates = candidates or numpy_generator(seed, epoch, wanted, _REPLACEMENT)
-        index = int(candidates.integers(len(images)))
-    name, reason = unreadable[0]
-    raise DataError(f"{images.root}: {len(unreadable)} images in a row cannot be read, such as {name}: {reason}")
 
 
 def draw_crops(rng: np.random.Generator, shape: tuple[int, int], spec: ViewSpec) -> list[Crop]:

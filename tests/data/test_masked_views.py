@@ -13,7 +13,8 @@ from data.images import read_image
 from data.label_maps import LabelMapError, label_map_path, read_label_map, write_label_map
 from data.listing import find_images
 from data.masked_views import BootstrappedViews, Generations, MaskedViews, MaskFolder
-from data.views import TwoViews, ViewSpec, collate, read_or_replace
+from data.photos import read_or_replace
+from data.views import TwoViews, ViewSpec, collate
 from utils.errors import DataError
 
 SPEC = ViewSpec(size=16)

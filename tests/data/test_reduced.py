@@ -12,9 +12,10 @@ from data.images import UnreadableImage, read_image
 from data.label_maps import label_map_path, read_label_map, write_label_map
 from data.listing import find_images
 from data.masked_views import BootstrappedViews, Generations, MaskedViews, MaskFolder
+from data.photos import read_or_replace
 from data.reduced import read_reduced
 from data.superpixels import slic_labels
-from data.views import R2OViews, TwoViews, ViewSpec, read_or_replace
+from data.views import R2OViews, TwoViews, ViewSpec
 from orl_config import ORLConfig
 from tests.data.test_box_views import found
 from utils.sections import Data

@@ -30,10 +30,11 @@ from data.listing import find_images
 from data.masked_views import BootstrappedViews, Generations, MaskedViews, MaskFolder
 from data.orientation import upright_shape
 from data.photometric import BYOL_VIEW_1, BYOL_VIEW_2
+from data.photos import read_or_replace
 from data.pickled_masks import find_pickles
 from data.ragged import Ragged
 from data.shard_index import INDEX
-from data.views import R2OViews, TwoViews, ViewSpec, read_or_replace
+from data.views import R2OViews, TwoViews, ViewSpec
 from tools.make_shards import make_shards
 from utils.errors import DataError, UserError
 

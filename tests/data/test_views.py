@@ -8,8 +8,9 @@ from data.images import read_image
 from data.label_maps import LabelMapError, label_map_path, write_label_map
 from data.listing import find_images
 from data.photometric import Parameter
+from data.photos import read_or_replace
 from data.superpixels import slic_labels
-from data.views import R2OViews, TwoViews, ViewSpec, collate, read_or_replace
+from data.views import R2OViews, TwoViews, ViewSpec, collate
 from utils.errors import DataError
 from utils.seeding import derive_seed
 
