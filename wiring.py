@@ -19,7 +19,7 @@ from data.photometric import PHOTOMETRIC, prepare_views
 from data.sampler import EpochSampler, find_windows
 from data.views import ViewSpec
 from engine.checkpoint import load_checkpoint
-from engine.compiled import compile_networks, runs_cuda_graphs
+from engine.compiled import compile_network
 from engine.lars import parameter_groups
 from engine.loop import Plan, train_epochs
 from engine.optimizers import build_optimizer
@@ -29,13 +29,13 @@ from engine.run import Run
 from engine.schedules import momentum_schedule, rate_schedule
 from models.backbone import Trunk, make_trunk
 from models.encoder import Encoder, make_encoder
-from models.fpn import FPN
 from models.heads import MLP
+from models.networks import networks_of
 from utils.agreement import check_listing
 from utils.distributed import main_first, rank, world_size
 from utils.errors import UserError
 from utils.method import Progress
-from utils.sections import Backbone, Common, Data, SlowAverage
+from utils.sections import CUDA_GRAPHS, Backbone, Common, Data, SlowAverage
 from utils.shared import share_from_main
 from utils.sync_batch_norm import convert_sync_batchnorm
 
@@ -212,8 +212,9 @@ def put_on_device(method: nn.Module, config: Common, device: torch.device) -> tu
     )
     method, optimizer = precision.prepare(method, optimizer)
     if config.model.compile:
-        networks = (module for module in method.modules() if isinstance(module, (Trunk, FPN, MLP)))
-        compile_networks(networks, config.model.compile)
+        for network in networks_of(method):
+            # Heads take as many regions as there are.
+            compile_network(network, config.model.compile, shapes_vary=isinstance(network, MLP))
     return method, optimizer, precision
 
 
@@ -228,7 +229,7 @@ def make_plan(config: Common, loader: Loader, *, max_steps: int | None) -> Plan:
         kept_epochs=(config.checkpoint.save_epoch,),
         max_steps=max_steps,
         max_bad_fraction=config.data.max_bad_fraction,
-        cuda_graphs=runs_cuda_graphs(config.model.compile),
+        cuda_graphs=config.model.compile in CUDA_GRAPHS,
     )
 
 

@@ -47,9 +47,11 @@ ON_GPU = (
 
 
 def line_of(command: Command, arguments: argparse.Namespace) -> list[str]:
-    words = command.line.format(images=arguments.images, scratch=arguments.out / "scratch")
+    places = {"images": arguments.images, "scratch": arguments.out / "scratch"}
+    line = command.line.format(**{name: shlex.quote(str(place)) for name, place in places.items()})
+    module, *words = shlex.split(line)
     device = ["--device", arguments.device] if arguments.device != "cpu" else []
-    return [sys.executable, "-m", f"benchmarks.{words.split()[0]}", *shlex.split(words)[1:], *device]
+    return [sys.executable, "-m", f"benchmarks.{module}", *words, *device]
 
 
 def file_of(command: Command, arguments: argparse.Namespace) -> Path:
@@ -85,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     commands = COMMANDS if arguments.device == "cpu" else ON_GPU
     failed = []
+    for name in sorted({*(arguments.only or ())} - {command.name for command in commands}):
+        print(f"{name}: left out, it is not measured on a GPU")
     for command in commands:
         if arguments.only and command.name not in arguments.only:
             continue

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from benchmarks.synthetic import Trained
-from models.backbone import Trunk
-from models.fpn import FPN
-from models.heads import MLP
+from engine.compiled import begin_pass
+from models.networks import networks_of
 
 
 class Call(NamedTuple):
@@ -22,11 +21,6 @@ class Call(NamedTuple):
     arguments: tuple[Any, dict]
     online: bool  # a gradient is wanted
     gradients: list[Tensor | None]  # of each tensor that it returns, once the backward pass is over
-
-
-def networks_of(method: nn.Module) -> list[nn.Module]:
-    """Trunks, necks and heads, online and target."""
-    return [module for module in method.modules() if isinstance(module, (Trunk, FPN, MLP))]
 
 
 @contextmanager
@@ -84,6 +78,8 @@ def run_bare(calls: list[Call], trained: Trained) -> None:
     """All forward passes of the calls, and one backward pass of those that are online; adds to the parameters' gradients."""
     outputs: list[Tensor] = []
     gradients: list[Tensor] = []
+    if trained.plan.cuda_graphs:
+        begin_pass()
     with trained.precision.autocast():
         for call in calls:
             args, kwargs = call.arguments
@@ -93,6 +89,10 @@ def run_bare(calls: list[Call], trained: Trained) -> None:
             outputs += [found[place] for place in wanted]
             gradients += [call.gradients[place] for place in wanted]
     torch.autograd.backward(outputs, gradients)
+    for leaf in tree_leaves([call.arguments for call in calls]):
+        if isinstance(leaf, Tensor):
+            # In a step it goes on to the layer before; to add it up here would be work that the step has not.
+            leaf.grad = None
 
 
 def check_bare(calls: list[Call], trained: Trained) -> None:

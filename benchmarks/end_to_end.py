@@ -147,6 +147,7 @@ def tell(report: Report, name: str, point: Point, found: dict[str, list[float]],
         "\n".join(lines),
         what=name,
         **point,
+        threads=torch.get_num_threads(),  # a config may have its own number
         **speeds,
         whole_range=[min(found[TOGETHER]), max(found[TOGETHER])],
         wait_share=middle[WAIT],
@@ -185,9 +186,8 @@ def run(report: Report, method: str, arguments: argparse.Namespace, point: Point
         )
     parts.method.before_step(parts.plan.progress(0))
     name = "byol" if method == "orl" and arguments.found is None else method
-    tell(
-        report, name, point, measure(method, parts, report.device, steps=steps, repeats=arguments.repeats), steps=steps
-    )
+    found = measure(method, parts, report.device, steps=steps, repeats=arguments.repeats)
+    tell(report, name, point, found, steps=steps)
 
 
 @shows_errors

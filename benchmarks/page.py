@@ -32,13 +32,28 @@ def table(rows: list[dict[str, Any]]) -> str:
 def _table_of_parts(rows: list[dict[str, Any]]) -> str:
     """A line for each part, a column for each thing that has parts; the last figure of a row is what is shown."""
     *_, figure = rows[0]
-    shared = {name for name in rows[0] if all(row.get(name) == rows[0][name] for row in rows)}
+    shared = {name: value for name, value in rows[0].items() if all(row.get(name) == value for row in rows)}
     places, parts = {}, list(dict.fromkeys(row["part"] for row in rows))
     for row in rows:
-        place = ", ".join(str(value) for name, value in row.items() if name not in shared | {"part", figure})
+        own = {name: value for name, value in row.items() if name not in shared and name not in ("part", figure)}
+        place = ", ".join(_place(name, value) for name, value in own.items() if value is not None)
         places.setdefault(place, {})[row["part"]] = row[figure]
-    return _one_table(
-        [{f"part, {_head(figure)}": part} | {one: places[one].get(part) for one in places} for part in parts]
+    shared = {
+        name: value for name, value in shared.items() if name not in ("what", "part", figure) and value is not None
+    }
+    lines = [{f"part, {_head(figure)}": part} | {one: places[one].get(part) for one in places} for part in parts]
+    return _said(shared) + _one_table(lines)
+
+
+def _place(name: str, value: Any) -> str:
+    return f"{_head(name)} {value}" if isinstance(value, int) else str(value)
+
+
+def _said(shared: dict[str, Any]) -> str:
+    return (
+        f"All with {', '.join(f'{_head(name)} {_cell(value)}' for name, value in shared.items())}:\n\n"
+        if shared
+        else ""
     )
 
 
@@ -47,16 +62,14 @@ def _one_table(rows: list[dict[str, Any]]) -> str:
     names = [name for name in rows[0] if name not in shared]
     lines = [f"| {' | '.join(map(_head, names))} |", "|---" * len(names) + "|"]
     lines += [f"| {' | '.join(_cell(row[name]) for name in names)} |" for row in rows]
-    said = ", ".join(f"{_head(name)} {_cell(value)}" for name, value in shared.items())
-    return "\n".join([f"All with {said}:\n"] * bool(said) + lines)
+    return _said(shared) + "\n".join(lines)
 
 
 def _is_shared(name: str, rows: list[dict[str, Any]]) -> bool:
     """Whether a column of words or counts says the same everywhere."""
     first = rows[0][name]
-    return (
-        len(rows) > 1 and isinstance(first, (str, int)) and name != "what" and all(row[name] == first for row in rows)
-    )
+    is_place = isinstance(first, (str, int)) and name not in ("what", "method")
+    return len(rows) > 1 and is_place and all(row[name] == first for row in rows)
 
 
 def _head(name: str) -> str:

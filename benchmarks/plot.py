@@ -27,7 +27,19 @@ from utils.cli import shows_errors
 from utils.errors import UserError
 
 _DOTS, _COLOURS = 110, 48  # per inch, and of a PNG's palette
-_HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#a89000", "#7b3fa0", "#8c8c8c")
+_HUES = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#000000",
+    "#a89000",
+    "#7b3fa0",
+    "#8c8c8c",
+    "#7f2704",
+)
 _DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (8, 4)))
 _AXES = {"size": "side of an image, px", "batch": "batch", "clusters": "K", "workers": "worker processes"}
 # In the order in which panels stand; the first whose name a column has, in whole or with a prefix or suffix.

@@ -68,7 +68,7 @@ def _whole(text: str, *, least: int) -> int:
 
 
 def points(arguments: argparse.Namespace, axes: Sequence[Axis]) -> Iterator[Point]:
-    """The points to measure: the one that the options give, or those of each sweep in turn.
+    """The points to measure: the one that the options give, or those of each sweep in turn, none of them twice.
 
     Raises:
         UserError: a sweep names no axis, or a value is no whole number or too small.
@@ -83,9 +83,13 @@ def points(arguments: argparse.Namespace, axes: Sequence[Axis]) -> Iterator[Poin
             raise UserError(f"--sweep {name}: this benchmark varies {', '.join(known)}")
         if not all(word.isdecimal() and int(word) >= known[name].least for word in words):
             raise UserError(f"--sweep {name} {' '.join(words)}: values must be whole numbers from {known[name].least}")
+    done = []
     for name, *words in arguments.sweep:
         for value in map(int, words) if words else known[name].values:
-            yield given | {name: value}
+            point = given | {name: value}
+            if point not in done:
+                yield point
+            done.append(point)
 
 
 def check_sizes(found: Sequence[Point], multiple: int) -> None:

@@ -15,9 +15,11 @@ import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from benchmarks.report import Report, make_parser
 from benchmarks.scaling_tables import NETWORKS, WORLDS, Case, megabytes_sent, overtakes_compute, page, times
+from benchmarks.synthetic import METHODS
 from benchmarks.traffic import build_skeleton, traffic
 from tools.config_table import schema_of
 from utils.cli import shows_errors
@@ -25,19 +27,17 @@ from utils.config import find_config, load_config
 from utils.errors import UserError
 from utils.files import atomic_write_bytes, read_json
 from utils.marks import renew_marked
+from utils.sections import Common
 
 # The published config of each method.
-PAPERS = {
-    "r2o": "imagenet_300ep",
-    "detconb": "imagenet_300ep",
-    "resim": "fpn_imagenet_200ep",
-    "orl": "coco_800ep",
-    "cyborgs": "coco_800ep",
-}
+PAPERS = {name: recipe.config for name, recipe in METHODS.items()}
 
 
-def make_case(name: str, cfg: str, overrides: Iterable[str] = ()) -> Case:
-    config, _ = load_config(find_config(cfg, method=name), schema_of(name), overrides=list(overrides))
+def make_config(name: str, cfg: str, overrides: Iterable[str] = ()) -> Common:
+    return load_config(find_config(cfg, method=name), schema_of(name), overrides=list(overrides))[0]
+
+
+def make_case(name: str, config: Common) -> Case:
     method = build_skeleton(name, config)
     parts = {processes: traffic(name, config, method, processes=processes) for processes in WORLDS}
     return Case(name, config.data.train_batch_size, parts)
@@ -45,25 +45,44 @@ def make_case(name: str, cfg: str, overrides: Iterable[str] = ()) -> Case:
 
 def renew(text: str) -> str:
     """The page with its tables renewed."""
-    tables = page([make_case(name, cfg) for name, cfg in PAPERS.items()])
+    tables = page([make_case(name, make_config(name, cfg)) for name, cfg in PAPERS.items()])
     return renew_marked(text, "scaling", lambda match: tables)
 
 
-def read_steps(given: str) -> dict[str, float]:
-    """Milliseconds of a step by method: a number for all, or a file's rows {"what": "step", "method": ..., "ms": ...}."""
+def read_steps(given: str, configs: dict[str, Common]) -> dict[str, float]:
+    """Milliseconds of a step by method: a number for all, or a file's rows {"what": "step", "method": ..., "ms": ...}.
+
+    Raises:
+        UserError: no number and no such file, or its steps are not those of the configs.
+    """
     try:
-        return dict.fromkeys(PAPERS, float(given))
+        return dict.fromkeys(configs, float(given))
     except ValueError:
         pass
     if not Path(given).is_file():
         raise UserError(f"--step_ms {given}: neither a number nor a file")
-    rows = read_json(Path(given)).get("rows", [])
-    steps = {
-        row["method"]: float(row["ms"]) for row in rows if row.get("what") == "step" and {"method", "ms"} <= row.keys()
-    }
-    if not steps:
+    rows = [row for row in read_json(Path(given)).get("rows", []) if row.get("what") == "step"]
+    rows = [row for row in rows if row.get("method") in configs and "ms" in row]
+    if not rows:
         raise UserError(f'--step_ms {given}: no row with "what": "step", "method" and "ms" in it')
+    steps = {}
+    for row in rows:
+        _check_step(given, row, configs[row["method"]])
+        if row["method"] in steps:
+            raise UserError(f"--step_ms {given}: has several steps of {row['method']}; measure without --sweep")
+        steps[row["method"]] = float(row["ms"])
     return steps
+
+
+def _check_step(given: str, row: dict[str, Any], config: Common) -> None:
+    """Compute and bytes must be of one step."""
+    data, trunk = config.data, config.model.backbone.type
+    for name, value in {"backbone": trunk, "batch": data.train_batch_size, "size": data.resize_size}.items():
+        if row.get(name, value) != value:
+            raise UserError(
+                f"--step_ms {given}: {row['method']}'s step has {name} {row[name]}, but its config {value}: measure that by "
+                "benchmarks.step, or change the config's by --method and --set"
+            )
 
 
 def add_figures(report: Report, cases: list[Case]) -> None:
@@ -111,13 +130,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     _check(parser, arguments)
-    steps = None if arguments.step_ms is None else read_steps(arguments.step_ms)
     if arguments.write:
         new = renew(arguments.write.read_text(encoding="utf-8"))
         atomic_write_bytes(arguments.write, new.encode("utf-8"))
         return 0
     names = [arguments.method] if arguments.method else list(PAPERS)
-    cases = [make_case(name, arguments.cfg or PAPERS[name], arguments.overrides) for name in names]
+    configs = {name: make_config(name, arguments.cfg or PAPERS[name], arguments.overrides) for name in names}
+    steps = None if arguments.step_ms is None else read_steps(arguments.step_ms, configs)
+    cases = [make_case(name, config) for name, config in configs.items()]
     with Report("scaling", arguments) as report:
         report.line(page(cases))
         add_figures(report, cases)

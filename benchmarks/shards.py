@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.compare import alternate
-from benchmarks.report import Axis, Report, make_parser
+from benchmarks.report import Report, make_parser
 from benchmarks.storage import DROP_CACHES, OpenedFiles, disk_bytes, evict
 from data.image_list import ImageList
 from data.label_maps import label_map_file, label_map_path, write_label_map
@@ -42,12 +42,6 @@ from utils.errors import UserError
 from utils.files import atomic_write_bytes
 from utils.marks import renew_marked
 
-AXES = (
-    Axis("images", 3000, (1000, 3000, 10000), "images of an epoch"),
-    Axis("shard", 100, (50, 100, 500), "images a shard"),
-    Axis("window", 4, (1, 4, 16), "shards a window"),
-    Axis("readers", 4, (1, 4, 16), "threads that read"),
-)
 _MAP = Grid(3, 3)
 _BATCH = 50
 
@@ -207,6 +201,8 @@ def run(arguments: argparse.Namespace, report: Report, scratch: Path) -> None:
                 what=name,
                 cache=cache,
                 images=arguments.images,
+                shard=arguments.shard,
+                window=arguments.window,
                 readers=arguments.readers,
                 images_per_second=rate,
                 ratio=ratio,
@@ -225,8 +221,12 @@ def _renew(page: Path, content: str) -> str:
 @shows_errors
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
-    parser = make_parser(__doc__, AXES)
+    parser = make_parser(__doc__)
     parser.add_argument("images_dir", type=Path, metavar="IMAGES_DIR", help="images, as data.image_dir")
+    parser.add_argument("--images", type=positive, default=3000, help="of an epoch (3000)")
+    parser.add_argument("--shard", type=positive, default=100, help="images a shard (100)")
+    parser.add_argument("--window", type=positive, default=4, help="shards a window (4)")
+    parser.add_argument("--readers", type=positive, default=4, help="threads that read (4)")
     parser.add_argument("--repeats", type=positive, default=5, help="passes of each form (5)")
     parser.add_argument(
         "--scratch", type=Path, help="where the copies are made for the time, on the storage in question"

@@ -8,8 +8,8 @@ the same views, forward and backward, and the target's forward passes, R2O's of 
 gradients, which is checked before they are timed in turns. The step is the loop's, from the prepared batch to the target's
 average, on a synthetic batch (benchmarks/synthetic.py), under the method's published config but for what the options say.
 
---published adds the published structure in float32: the two views one after the other, contiguous tensors, LARS and the average
-a tensor at a time. It is on by default on a GPU. Under torchrun the step exchanges gradients, and the time of that alone is shown
+--published adds the published structure in float32: contiguous tensors, LARS and the average a tensor at a time; it must come to
+the same losses. It is on by default on a GPU. Under torchrun the step exchanges gradients, and the time of that alone is shown
 too.
 """
 
@@ -27,7 +27,7 @@ from benchmarks.bare import Call, check_bare, record_calls, run_bare
 from benchmarks.baselines.step import published_step
 from benchmarks.compare import alternate
 from benchmarks.parts import part_milliseconds
-from benchmarks.report import Axis, Point, Report, describe, make_parser, points
+from benchmarks.report import Axis, Report, describe, make_parser, points
 from benchmarks.synthetic import METHODS, VARIANTS, Trained, make_config, make_trained
 from utils.cli import shows_errors
 from utils.distributed import all_reduce_sum, is_main, world_size
@@ -53,10 +53,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--profile", type=Path, metavar="FILE", help="write one step's trace for chrome://tracing")
     arguments = parser.parse_args(argv)
     _join(arguments)
+    names = METHODS if arguments.method == "all" else [arguments.method]
+    # R2O alone has clusters.
+    places = [
+        (name, point | {"clusters": point["clusters"] if name == "r2o" else None})
+        for point in points(arguments, AXES)
+        for name in names
+    ]
     with Report("step", arguments) as report:
-        for point in points(arguments, AXES):
-            for name in METHODS if arguments.method == "all" else [arguments.method]:
-                _measure(name, point, arguments, report)
+        for number, (name, place) in enumerate(places):
+            if (name, place) not in places[:number]:
+                _measure(name, place, arguments, report)
     shutdown()
     return 0
 
@@ -69,10 +76,12 @@ def _join(arguments: argparse.Namespace) -> None:
         arguments.json, sys.stdout = None, open(os.devnull, "w")
 
 
-def _measure(name: str, point: Point, arguments: argparse.Namespace, report: Report) -> None:
-    options = {"backbone": arguments.backbone, "size": point["size"], "batch": point["batch"]}
+def _measure(name: str, place: dict[str, int | None], arguments: argparse.Namespace, report: Report) -> None:
+    # Forms that the points before have compiled count against torch's limit.
+    torch._dynamo.reset()
+    options = {"backbone": arguments.backbone, "size": place["size"], "batch": place["batch"]}
     changes = {"precision": arguments.precision, "overrides": (f"model.compile={arguments.compile}",)}
-    config, clusters = make_config(name, **options, **changes), point["clusters"]
+    config, clusters = make_config(name, **options, **changes), place["clusters"]
     trained = make_trained(name, config, report.device, clusters=clusters)
     trained.step()
     calls = record_calls(trained)
@@ -82,25 +91,36 @@ def _measure(name: str, point: Point, arguments: argparse.Namespace, report: Rep
         forms["published"] = published_step(name, report.device, clusters=clusters, **options)
     # Processes that stop by their own clocks would wait for each other for ever.
     times = alternate(forms, device=report.device, seconds=20 if world_size() == 1 else math.inf)
-    place = {axis: value for axis, value in point.items() if axis != "clusters" or name == "r2o"}
-    row = {"what": "step", "method": name, **place, "backbone": arguments.backbone, "precision": arguments.precision}
-    row |= {"compile": arguments.compile, "processes": world_size()}
-    row |= {"ms": times["step"], "bound_ms": times["bound"], "ratio": times["step"] / times["bound"]}
-    images = 1e3 * point["batch"] / times["step"] * world_size()
-    head = f"{name} ({arguments.backbone}, {describe(place)}, {arguments.precision})"
+    images = 1e3 * place["batch"] / times["step"] * world_size()
+    where = {"method": name, **place, "backbone": arguments.backbone, "processes": world_size()}
+    ratio = times["step"] / times["bound"]
+    shown = describe({axis: value for axis, value in place.items() if value is not None})
     report.line(
-        f"{head}: {times['step']:.1f} ms a step, {images:.0f} images/s; its networks alone {times['bound']:.1f} ms, "
-        f"ratio {row['ratio']:.3f}",
+        f"{name} ({arguments.backbone}, {shown}, {arguments.precision}): {times['step']:.1f} ms a step, {images:.0f} images/s; "
+        f"its networks alone {times['bound']:.1f} ms, ratio {ratio:.3f}",
+        what="step",
+        **where,
+        precision=arguments.precision,
+        compile=arguments.compile,
+        ms=times["step"],
+        bound_ms=times["bound"],
+        ratio=ratio,
         images_per_second=images,
-        **row,
     )
     if "published" in times:
         faster = times["published"] / times["step"]
-        text = f"  published structure in float32: {times['published']:.1f} ms, ratio {faster:.2f}"
-        report.line(text, **row | {"what": "published", "ms": times["published"], "ratio": faster})
-    _show_parts(trained, row, report)
+        report.line(
+            f"  published structure in float32: {times['published']:.1f} ms, ratio {faster:.2f}",
+            what="published structure, float32",
+            **where,
+            ours_ms=times["step"],
+            baseline_ms=times["published"],
+            times_as_long=faster,
+        )
+    _show_parts(trained, where | {"precision": arguments.precision}, times["step"], report)
     if arguments.profile is not None:
-        _profile(trained, arguments.profile.with_stem(f"{arguments.profile.stem}_{name}"), report)
+        words = [arguments.profile.stem, name, *(str(value) for value in place.values() if value is not None)]
+        _profile(trained, arguments.profile.with_stem("_".join(words)), report)
 
 
 def _bound(calls: list[Call], trained: Trained) -> None:
@@ -108,7 +128,7 @@ def _bound(calls: list[Call], trained: Trained) -> None:
     trained.optimizer.zero_grad()
 
 
-def _show_parts(trained: Trained, row: dict, report: Report) -> None:
+def _show_parts(trained: Trained, where: dict, whole: float, report: Report) -> None:
     parts = part_milliseconds(trained, report.device)
     if world_size() > 1:
         numbers = sum(parameter.numel() for parameter in trained.method.parameters() if parameter.requires_grad)
@@ -116,9 +136,8 @@ def _show_parts(trained: Trained, row: dict, report: Report) -> None:
         name = f"all-reduce of {gradients.nbytes / 1e6:.0f} MB alone"
         exchange = {name: lambda: all_reduce_sum(gradients)}
         parts |= alternate(exchange, repeats=5, seconds=math.inf, device=report.device)
-    where = {key: row[key] for key in ("method", "batch", "size", "clusters", "precision") if key in row}
     for part, milliseconds in parts.items():
-        text = f"  {part:32} {milliseconds:9.1f} ms  {milliseconds / row['ms']:6.1%} of the step"
+        text = f"  {part:32} {milliseconds:9.1f} ms  {milliseconds / whole:6.1%} of the step"
         report.line(text, what="part", part=part, **where, ms=milliseconds)
 
 

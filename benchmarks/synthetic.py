@@ -11,14 +11,13 @@ from torch.optim import Optimizer
 
 import wiring
 from data.geometry import draw_crop
-from engine.compiled import runs_cuda_graphs
 from engine.guard import FiniteGuard
 from engine.loop import Plan, distribute, train_step
 from engine.meter import Meter
 from engine.precision import Precision
 from tools.config_table import schema_of
 from utils.config import find_config, load_config
-from utils.sections import Common
+from utils.sections import CUDA_GRAPHS, Common
 
 _HEIGHT, _WIDTH = 375, 500  # of a photograph, that views are cut out of
 _SEGMENTS = 12  # an FH map shows of it
@@ -122,7 +121,7 @@ def make_trained(name: str, config: Common, device: torch.device, *, clusters: i
     method = make_method(name, config, clusters=clusters)
     method, optimizer, precision = wiring.put_on_device(method, config, device)
     accumulate = config.optimizer.accumulate_steps
-    graphs = runs_cuda_graphs(config.model.compile)
+    graphs = config.model.compile in CUDA_GRAPHS
     plan = Plan(config.optimizer.total_epochs, 10, accumulate, seed=config.seed, cuda_graphs=graphs)
     meter = Meter(device, images_per_step=config.data.train_batch_size * accumulate)
     batch = make_batch(name, config, device)

@@ -1,32 +1,28 @@
 """torch.compile for a method's networks, where the config asks for it."""
 
-from collections.abc import Iterable
-
 import torch
 from torch import nn
 
-# What torch.compile's modes here replay as CUDA graphs on a GPU.
-_CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
 # A trunk is compiled for the online and the target network, views, whole images, patches and pictures; torch stops at 8.
 _MOST_FORMS = 64
 
 
-def compile_networks(networks: Iterable[nn.Module], mode: str) -> None:
-    """Have networks compiled when they are first called, in place: their parameters' names stay, and what wraps them fits.
+def compile_network(network: nn.Module, mode: str, *, shapes_vary: bool) -> None:
+    """Have a network compiled when it is first called, in place: its parameters' names stay, and what wraps it fits.
 
     Args:
-        networks: trunks and heads; what a method does between them is not compiled.
+        network: a trunk, neck or head; what a method does between them is not compiled.
         mode: torch.compile's. What is computed is the same to rounding.
+        shapes_vary: it sees many shapes, as a head does where the number of regions falls from epoch to epoch: one form then
+            serves all. False compiles each shape for itself.
     """
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_FORMS)
-    for network in networks:
-        # Training has few shapes, each in every step: each is compiled for itself.
-        network.compile(mode=mode, dynamic=False)
-
-
-def runs_cuda_graphs(mode: str | bool) -> bool:
-    """Whether networks compiled in this mode live in CUDA graphs where there is a GPU: `begin_pass` must say when."""
-    return mode in _CUDA_GRAPHS
+    config = torch._dynamo.config
+    # Torch 2.6 has the older name.
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    setattr(config, limit, max(getattr(config, limit), _MOST_FORMS))
+    # A CUDA graph holds for one shape: to record one for each number of regions would fill the memory.
+    torch._inductor.config.triton.cudagraph_skip_dynamic_graphs = True
+    network.compile(mode=mode, dynamic=None if shapes_vary else False)
 
 
 def begin_pass() -> None:

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from utils.config import Section, unused
 
 Count = Annotated[int, Field(ge=1)]
+# What torch.compile's modes replay as CUDA graphs on a GPU.
+CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
 
 
 class Backbone(Section):
@@ -51,7 +53,7 @@ class SlowAverage(Section):
     compile: Literal[False, "default", "reduce-overhead", "max-autotune"] = Field(
         False,
         description="torch.compile of trunk and heads, in this mode; the last two run CUDA graphs on a GPU. The first step takes "
-        "minutes; results equal false's to rounding.",
+        "minutes; results equal false's to rounding. Little is gained where BatchNorm is synchronised: each is a break.",
     )
 
 
@@ -195,6 +197,15 @@ class Common(Section):
             raise ValueError(
                 f"optimizer.warmup_epochs: {self.optimizer.warmup_epochs} is more than optimizer.total_epochs: "
                 f"{self.optimizer.total_epochs}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _graphs_keep_gradients(self) -> "Common":
+        if self.model.compile in CUDA_GRAPHS and self.optimizer.accumulate_steps > 1:
+            raise ValueError(
+                f"model.compile: {self.model.compile} overwrites a micro-batch's gradients by the next one's, and "
+                f"optimizer.accumulate_steps is {self.optimizer.accumulate_steps}: take `default`, or 1"
             )
         return self
 

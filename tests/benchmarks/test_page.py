@@ -56,6 +56,11 @@ def test_parts_are_lines_and_what_has_them_columns():
     assert table(rows) == "| part, ms | r2o | orl |\n|---|---|---|\n| loss | 1 | 1 |\n| EMA | – | 1 |"
 
 
+def test_numbers_of_a_place_are_said_with_their_axis():
+    rows = [{"part": "loss", "batch": batch, "size": 64, "ms": 1.0} for batch in (2, 4)]
+    assert table(rows) == "All with size 64:\n\n| part, ms | batch 2 | batch 4 |\n|---|---|---|\n| loss | 1 | 1 |"
+
+
 @pytest.mark.parametrize("content", ["no JSON", {"rows": []}])
 def test_a_file_of_something_else_is_named_and_the_page_stays(tmp_path, capsys, content):
     code, text = write_page(tmp_path, {"kmeans": content})
@@ -74,7 +79,18 @@ def test_every_command_has_the_options_that_its_line_uses(command, capsys):
 
 def test_the_page_has_a_place_for_every_command():
     marks = set(re.findall(r"<!-- table (\w+) -->", (ROOT / "docs" / "performance.md").read_text()))
-    assert {command.name for command in everything.COMMANDS} <= marks
+    names = {command.name for command in everything.COMMANDS}
+    assert names | {f"{command.name}_cuda" for command in everything.ON_GPU} == marks
+
+
+def test_folders_with_spaces_stay_whole(capsys):
+    assert everything.main(["--out", "o", "--images", "/my photos", "--only", "data_path", "--dry-run"]) == 0
+    assert "'/my photos/images'" in capsys.readouterr().out
+
+
+def test_what_no_gpu_is_needed_for_is_told(capsys):
+    assert everything.main(["--out", "o", "--only", "data_path", "--device", "cuda", "--dry-run"]) == 0
+    assert capsys.readouterr().out == "data_path: left out, it is not measured on a GPU\n"
 
 
 def test_what_is_there_is_not_measured_again_and_what_fails_is_named(tmp_path, capsys, monkeypatch):

@@ -66,6 +66,14 @@ def test_another_config_of_one_method_is_told_by_itself(capsys):
     assert "keys" in printed and "negatives" not in printed and "r2o" not in printed
 
 
+@pytest.mark.parametrize("rows", [[{"batch": 64}], [{}, {}]])
+def test_steps_that_the_bytes_are_not_of_are_refused(tmp_path, caplog, rows):
+    rows = [{"what": "step", "method": "detconb", "ms": 1.0} | row for row in rows]
+    (tmp_path / "step.json").write_text(json.dumps({"rows": rows}))
+    assert scaling.main(["--step_ms", str(tmp_path / "step.json")]) == 2
+    assert "detconb" in caplog.text
+
+
 @pytest.mark.parametrize("step", ["nowhere.json", "rows.json"])
 def test_steps_that_cannot_be_read_are_refused(tmp_path, monkeypatch, caplog, step):
     monkeypatch.chdir(tmp_path)

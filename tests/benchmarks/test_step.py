@@ -2,9 +2,11 @@ import json
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from benchmarks import step
-from benchmarks.bare import check_bare, record_calls
+from benchmarks.bare import check_bare, record_calls, run_bare
+from benchmarks.baselines import step as baseline
 from benchmarks.parts import PARTS, part_milliseconds
 from benchmarks.synthetic import METHODS, VARIANTS
 from tests.small_methods import tiny
@@ -32,6 +34,27 @@ def test_the_bound_holds_r2os_spanning_view_and_the_target_without_gradient():
     assert len(spanning) == 1 and torch.equal(spanning[0].arguments[0][0], trained.batch["spanning"])
 
 
+def test_the_bound_adds_nothing_up_between_runs():
+    trained = tiny("resim")
+    calls = record_calls(trained)
+    run_bare(calls, trained)
+    assert all(leaf.grad is None for leaf in tree_leaves([call.arguments for call in calls]) if torch.is_tensor(leaf))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_loss_among_its_parts(name):
+    parts = part_milliseconds(tiny(name), torch.device("cpu"), repeats=1)
+    assert parts["loss"] > 0 and parts["target forward"] > 0
+
+
+def test_a_published_structure_with_other_losses_is_not_timed():
+    one, other = tiny("resim"), tiny("resim")
+    baseline._check(one, other)
+    other.batch["images"] = other.batch["images"].flip(0)
+    with pytest.raises(AssertionError, match="other losses"):
+        baseline._check(one, other)
+
+
 def test_measuring_parts_leaves_the_method_as_it_was():
     trained = tiny("r2o")
     before = {name: set(vars(module)) for name, module in trained.method.named_modules()}
@@ -47,4 +70,4 @@ def test_a_run_writes_the_step_its_bound_and_its_parts(tmp_path):
     steps = [row for row in rows if row["what"] == "step"]
     assert [(row["method"], row["batch"]) for row in steps] == [("resim", 2), ("resim", 4)]
     assert all(row["ratio"] == row["ms"] / row["bound_ms"] for row in steps)
-    assert {row["what"] for row in rows} == {"step", "published", "part"}
+    assert {row["what"] for row in rows} == {"step", "published structure, float32", "part"}

@@ -1,4 +1,5 @@
 import copy
+import functools
 import os
 import shutil
 
@@ -6,10 +7,11 @@ import pytest
 import torch
 import torch._dynamo.utils
 
-from benchmarks.bare import networks_of
 from engine import loop
 from models.fpn import FPN
+from models.networks import networks_of
 from tests.small_methods import tiny
+from utils.errors import UserError
 
 
 def compiler() -> str | None:
@@ -30,15 +32,38 @@ def test_parameters_keep_their_names_and_a_compiled_method_can_be_copied():
     assert list(copy.deepcopy(compiled).state_dict()) == list(plain.state_dict())
 
 
-@pytest.mark.parametrize("mode, passes", [("false", 0), ("default", 0), ("reduce-overhead", 2), ("max-autotune", 2)])
-def test_cuda_graphs_are_told_of_every_micro_batch(mode, passes, monkeypatch):
-    trained, begun = tiny("detconb", f"model.compile={mode}"), []
+@pytest.mark.parametrize("mode, passes", [("false", 0), ("default", 0), ("reduce-overhead", 1), ("max-autotune", 1)])
+def test_cuda_graphs_are_told_where_a_pass_begins(mode, passes, monkeypatch):
+    trained, begun = tiny("r2o", f"model.compile={mode}"), []
     for network in networks_of(trained.method):
         # To compile would take a minute, and what begins a pass is not the compiler's affair.
         network._compiled_call_impl = None
     monkeypatch.setattr(loop, "begin_pass", lambda: begun.append(True))
     trained.step(0)
     assert len(begun) == passes
+
+
+def test_graphs_that_overwrite_a_micro_batchs_gradients_are_refused():
+    with pytest.raises(UserError, match="model.compile: reduce-overhead.*accumulate_steps is 2"):
+        tiny("r2o", "model.compile=reduce-overhead", "optimizer.accumulate_steps=2")
+
+
+def test_heads_are_compiled_for_all_numbers_of_regions_at_once(monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(_compile_eagerly, torch.nn.Module.compile))
+    torch._dynamo.reset()
+    counted = torch._dynamo.utils.counters["stats"]
+    trained, counts = tiny("r2o", "model.compile=default"), []
+    for clusters in range(6, 1, -1):
+        trained.method.num_clusters = lambda progress, clusters=clusters: clusters
+        trained.step(0)
+        counts.append(counted["unique_graphs"])
+    # The second number makes the heads general; from then on nothing is compiled again.
+    assert counts[0] > 0 and counts[1] < counts[0] * 2 and len(set(counts[2:])) == 1
+
+
+def _compile_eagerly(network, compile, **options):
+    """Without a compiler behind it, which would take a minute."""
+    compile(network, backend="eager", dynamic=options["dynamic"])
 
 
 @pytest.mark.slow
