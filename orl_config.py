@@ -133,7 +133,8 @@ class ORLConfig(Common):
     def _boxes_keep_their_pixels(self) -> "ORLConfig":
         if self.data.dct_scaling and self.model.variant == "orl":
             raise ValueError(
-                "data.dct_scaling: true, but ORL cuts small boxes out of images and needs their every pixel"
+                "data.dct_scaling: true, but ORL cuts small boxes out of images and needs their every pixel; leave it "
+                "false, or set model.variant: byol"
             )
         return self
 

@@ -63,11 +63,14 @@ def _by_loops(loops: ModuleType, image: np.ndarray, *, scale: float, sigma: floa
 
 @cache
 def _compiled_loops() -> ModuleType | None:
-    """The compiled loops; None where numba is missing, or where scikit-image does otherwise than it did."""
+    """The compiled loops; None where numba is missing or switched off, or scikit-image does otherwise than it did."""
     try:
         # Not above: it takes half a second, which only those who make FH segments shall wait.
         from data import felzenszwalb_compiled as loops
     except ImportError:
+        return None
+    # Run by Python itself, as debuggers want it, they would take hours.
+    if loops.numba.config.DISABLE_JIT:
         return None
     if _agrees(loops):
         return loops

@@ -69,7 +69,7 @@ def draw_crop(
 
 
 def largest_reduction(cuts: Iterable[tuple[Crop, int]], shape: tuple[int, int]) -> int:
-    """By how much an image of (H, W) pixels can shrink, and each crop still holds its view's side: 1, 2, 4 or 8.
+    """By how much an image of (H, W) pixels can shrink, and each crop still holds its view's side but for a pixel: 1, 2, 4 or 8.
 
     Args:
         cuts: crops, and the sides of their views in pixels.
@@ -80,7 +80,7 @@ def largest_reduction(cuts: Iterable[tuple[Crop, int]], shape: tuple[int, int]) 
 
 
 def snap(crop: Crop, whole: tuple[float, float]) -> Crop:
-    """The crop whose borders are the nearest ones of pixels, of which an image has `whole`: (H, W), no whole numbers maybe."""
+    """The crop whose borders are the nearest ones of pixels; `whole`: (H, W), fractions where the last pixels are cut."""
     height, width = whole
     left, right = _pixels(crop.box[0], crop.box[2], width)
     top, bottom = _pixels(crop.box[1], crop.box[3], height)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ SUBSETS = Path(__file__).parent / "subsets"
 # Never images to train on where the image folder itself is listed.
 _OTHER_FOLDERS = ("masks", "annotations", "proposals")
 _SPLITS = ("train", "val", "test", "unlabeled", "train2017", "val2017", "test2017", "unlabeled2017")
+# What a split is called in a shard's name.
+_SPLIT_WORDS = {"validation": "val"} | {name: name.removesuffix("2017") for name in _SPLITS}
 
 _log = logging.getLogger(__name__)
 
@@ -36,9 +39,26 @@ def find_images(image_dir: str | Path, *, split: str = "train", subset: str | No
         DataError: no such folder, split, subset, or no image in it; says what was looked for.
     """
     root = _split_folder(Path(image_dir), split)
-    skipped = _OTHER_FOLDERS if root == Path(image_dir) else ()
-    images = open_shards(root, split) if holds_shards(root, skipped) else _list_folder(root, split, skipped)
+    is_itself = root == Path(image_dir)
+    skipped = _OTHER_FOLDERS if is_itself else ()
+    if holds_shards(root, skipped):
+        if is_itself:
+            _check_splits(root, split)
+        images = open_shards(root, split)
+    else:
+        images = _list_folder(root, split, skipped)
     return _choose(images, _subset_file(subset)) if subset else images
+
+
+def _check_splits(root: Path, split: str) -> None:
+    """Shards that another split is named by must not be trained on as if they were this one's."""
+    words = {word for name in list_tars(root) for word in re.split(r"[^a-z0-9]+", name.lower())}
+    found = {_SPLIT_WORDS[word] for word in words & _SPLIT_WORDS.keys()}
+    if found - {_SPLIT_WORDS.get(split, split)}:
+        raise DataError(
+            f"{root}: holds shards of {' and '.join(sorted(found))}, by their names, and data.split is {split}: move those "
+            f"of each split to a folder of its own, {root / split}; or set data.split, if all are of one"
+        )
 
 
 def _list_folder(root: Path, split: str, skipped: tuple[str, ...]) -> ImageList:

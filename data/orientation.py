@@ -1,5 +1,7 @@
 """Which way up a photo is stored, and turning what was made of the stored pixels upright."""
 
+import io
+
 import numpy as np
 from PIL import ExifTags, Image
 
@@ -20,10 +22,14 @@ def upright_shape(path: str | File) -> tuple[int, int]:
     return (width, height) if orientation >= 5 else (height, width)
 
 
-def read_orientation(path: str | File) -> tuple[tuple[int, int], int] | None:
-    """((H, W) of the stored pixels, orientation 1 to 8, as EXIF counts them); None where the header does not tell."""
+def read_orientation(path: str | File, data: bytes | None = None) -> tuple[tuple[int, int], int] | None:
+    """((H, W) of the stored pixels, orientation 1 to 8, as EXIF counts them); None where the header does not tell.
+
+    Args:
+        data: the file's bytes, where they were read already.
+    """
     try:
-        with as_file(path).open("rb") as file, Image.open(file) as image:
+        with as_file(path).open("rb") if data is None else io.BytesIO(data) as file, Image.open(file) as image:
             # PIL turns TIFFs itself, and gives their header as if turned, or not, depending on its version.
             if image.format == "TIFF":
                 return None

@@ -91,6 +91,7 @@ def find_pickles(place: str | Path, images: ImageList, *, kind: str, type: str) 
         type: the name of the maps' folder.
     Raises:
         UnsafePickle, DataError: there is no such place, or it is no list of paths.
+        UserError: the images lie in shards.
     """
     if images.shard_of is not None:
         raise UserError(

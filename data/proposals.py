@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from data.boxes import is_inside
+from data.image_list import File
 from data.orientation import upright_shape
 from utils.errors import DataError
 from utils.files import atomic_path
@@ -142,7 +143,7 @@ def _unread(path: str | Path, reason: str) -> ProposalError:
     return ProposalError(f"{path}: {reason}; {_REMEDY}", reason=reason)
 
 
-def find_defect(path: str | Path, image_path: str | Path) -> str | None:
+def find_defect(path: str | Path, image_path: str | File) -> str | None:
     """What is wrong with an image's proposals; None where they are sound.
 
     Args:

@@ -48,6 +48,6 @@ def _stored(path: str | File, data: bytes) -> tuple[tuple[int, int], int] | None
     if not is_jpeg(data):
         return None
     if b"Exif\0\0" in data:
-        return read_orientation(path)
+        return read_orientation(path, data)
     size = jpeg_size(data)
     return size and ((size[1], size[0]), 1)

@@ -1,13 +1,8 @@
-"""What lies where in a folder of WebDataset shards: a table, kept beside them, or made of the tars' headers.
+"""What lies where in a folder of WebDataset shards: a table, kept beside them, or made of the tars' headers."""
 
-WebDataset's rule: a file's key is its path up to the first dot of its last part; files of one key are one sample. Here KEY.jpg is
-the image, KEY.TYPE.png its label map of a type, KEY.json a note, whose `relative_path` is the image's name where a key cannot be.
-"""
-
-import json
+import hashlib
 import logging
 import os
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,18 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.image_list import IMAGE_SUFFIXES
 from data.inside import check_name
-from data.tar_headers import Part, read_parts
+from data.shard_samples import read_samples
 from utils.errors import DataError
-from utils.files import atomic_path
+from utils.files import atomic_path, read_json
 
 INDEX = "index.npz"
+# What `tools.make_shards` packs there, from its start on.
+NOTE = "meta.json"
 _VERSION = 1
-_NONE = (0, -1)
-_MAX_NOTE = 1 << 16
 _THREADS = 8
-_EXTENSIONS = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +55,7 @@ def find_index(root: Path) -> ShardIndex:
     """The index of a folder of shards: as it is kept there, or made, and kept for the next time.
 
     Raises:
-        DataError: shards are missing, truncated, damaged or unknown to the index, or hold no images.
+        DataError: shards are missing, not yet made, truncated, damaged or unknown to the index, or hold no images.
     """
     path = root / INDEX
     if path.exists():
@@ -71,6 +64,7 @@ def find_index(root: Path) -> ShardIndex:
         return index
     _log.info("%s: no %s there; reading the headers of its tars", root, INDEX)
     index = make_index(root, list_tars(root))
+    _check_packed(root, index)
     try:
         write_index(root, index)
     except OSError as error:
@@ -89,12 +83,62 @@ def _load(path: Path) -> ShardIndex:
         with np.load(path) as file:
             if int(file["version"]) != _VERSION:
                 raise ValueError("of another version")
-            return ShardIndex(*(file[name] for name in ShardIndex._fields))
+            index = ShardIndex(*(file[name] for name in ShardIndex._fields))
+        _check_arrays(index)
+        _check_names(index.paths, path)
+        return index
     # What damaged zip files make NumPy raise is not told anywhere.
     except Exception as error:
         raise DataError(
             f"{path}: damaged ({error}); delete it, and it is made again of the tars' headers at the next start"
         ) from error
+
+
+def _check_arrays(index: ShardIndex) -> None:
+    """Refuse an index that leads out of its shards, or whose images are in disorder.
+
+    Raises:
+        ValueError: what is wrong.
+    """
+    S, N, T = len(index.shards), len(index.paths), len(index.types)
+    shapes = ((S,), (S,), (N,), (N,), (N, 2), (T,), (T, N, 2))
+    for (name, array), shape, kind in zip(index._asdict().items(), shapes, "SiSiiSi"):
+        # A type of no maps is an array of no type.
+        if array.shape != shape or (array.dtype.kind != kind and array.size):
+            raise ValueError(f"{name}: {array.dtype} of shape {array.shape}")
+    if not N or not np.all(index.paths[1:] > index.paths[:-1]):
+        raise ValueError("paths: none, or in disorder")
+    if index.shard_of.min() < 0 or index.shard_of.max() >= S:
+        raise ValueError(f"shard_of: other shards than the {S} that there are")
+    ends = index.shard_bytes[index.shard_of]
+    for name, spans in (("images", index.images), ("maps", index.maps)):
+        start, size = spans[..., 0], spans[..., 1]
+        # Not the sum of both, which might be more than a number can say.
+        if np.any((start < 0) | (size < (0 if name == "images" else -1)) | (size > ends - start)):
+            raise ValueError(f"{name}: bytes beyond their shard's")
+
+
+def _check_names(paths: np.ndarray, source: Path) -> None:
+    """Refuse names that leave the folder: only those that look like it are checked one by one, since there may be millions."""
+    letters = np.ascontiguousarray(paths).view(np.uint8).reshape(len(paths), -1)
+    left, right = letters[:, :-1], letters[:, 1:]
+    odd = np.isin(letters[:, 0], list(b"\0./")) | ((letters == ord("\\")) | (letters == ord(":"))).any(1)
+    odd |= (((left == ord(".")) & (right == ord("."))) | ((left == 0) & (right != 0))).any(1)
+    for name in paths[odd].tolist():
+        check_name(os.fsdecode(name), source)
+
+
+def _check_packed(root: Path, index: ShardIndex) -> None:
+    """Refuse shards of which `tools.make_shards` has not made all: others would be trained on as if they were the whole."""
+    if not (root / NOTE).exists():
+        return
+    note = read_json(root / NOTE)
+    noted = note.get("listing") if isinstance(note, dict) else None
+    if noted is not None and noted != hashlib.sha256(b"\n".join(index.paths.tolist())).hexdigest():
+        raise DataError(
+            f"{root}: not all of its shards are there: end `python -m tools.make_shards` with the options that it was begun "
+            f"with, on all parts; or delete {root / NOTE}, and the tars count as they are"
+        )
 
 
 def _check_shards(root: Path, index: ShardIndex) -> None:
@@ -108,7 +152,10 @@ def _check_shards(root: Path, index: ShardIndex) -> None:
             raise DataError(f"{root / name}: truncated or changed: {found} bytes where {size} were; {remedy}")
         there.remove(name)
     if there:
-        raise DataError(f"{root / min(there)}: a shard that {INDEX} does not know; delete one of the two")
+        raise DataError(
+            f"{root / min(there)}: a shard that {INDEX} does not know; delete {root / INDEX}, and it is made again; or the "
+            "shard, if it does not belong there"
+        )
 
 
 def make_index(root: Path, shards: Sequence[str]) -> ShardIndex:
@@ -118,7 +165,7 @@ def make_index(root: Path, shards: Sequence[str]) -> ShardIndex:
         DataError: a tar is missing, truncated or damaged; two images have one name, or none is there.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
-        tables = list(pool.map(lambda name: _read_shard(root / name), shards))
+        tables = list(pool.map(lambda name: read_samples(root / name), shards))
     paths = np.concatenate([table.paths for table in tables])
     if not len(paths):
         raise DataError(
@@ -141,85 +188,3 @@ def make_index(root: Path, shards: Sequence[str]) -> ShardIndex:
         types=np.array([os.fsencode(one) for one in types], dtype=np.bytes_),
         maps=np.stack(maps) if maps else np.zeros((0, len(paths), 2), dtype=np.int64),
     )
-
-
-class _Table(NamedTuple):
-    """What one shard holds, as in ShardIndex."""
-
-    paths: np.ndarray
-    images: np.ndarray
-    maps: dict[str, np.ndarray]
-
-    def spans_of(self, mask_type: str) -> np.ndarray:
-        return self.maps.get(mask_type, np.full((len(self.paths), 2), _NONE, dtype=np.int64))
-
-
-def _read_shard(path: Path) -> _Table:
-    names, images, maps = [], [], {}
-    samples = _samples(path)
-    notes = _noted_names(path, samples)
-    for sample, noted in zip(samples, notes):
-        row = len(names)
-        found = [extension for extension in sample if extension.lower() in _EXTENSIONS]
-        if not found:
-            continue
-        if len(found) > 1:
-            both = " and ".join(os.fsdecode(sample[one].name) for one in found)
-            raise DataError(f"{path}: two images of one key, {both}; label maps are called KEY.TYPE.png")
-        image = sample[found[0]]
-        names.append(noted or image.name.removeprefix(b"./"))
-        check_name(os.fsdecode(names[-1]), path)
-        images.append((image.offset, image.size))
-        for extension in sample:
-            if extension.endswith(".png"):
-                maps.setdefault(extension.removesuffix(".png"), {})[row] = sample[extension][1:]
-    spans = {one: np.array([rows.get(row, _NONE) for row in range(len(names))], np.int64) for one, rows in maps.items()}
-    return _Table(np.array(names, dtype=np.bytes_), np.array(images, dtype=np.int64).reshape(-1, 2), spans)
-
-
-def _samples(path: Path) -> list[dict[str, Part]]:
-    """Extension -> part of each sample."""
-    samples: dict[bytes, dict[str, Part]] = {}
-    for part in read_parts(path):
-        folder, slash, base = part.name.rpartition(b"/")
-        stem, _, extension = base.partition(b".")
-        # Hidden files are no samples.
-        if stem and extension:
-            sample = samples.setdefault(folder + slash + stem, {})
-            sample[os.fsdecode(extension)] = part
-    _warn_of_dots(path, samples.values())
-    return list(samples.values())
-
-
-def _warn_of_dots(path: Path, samples: Sequence[dict[str, Part]]) -> None:
-    """Images whose names have dots are no images by WebDataset's rule; where all of a shard are so, it tells nothing else."""
-    inner = Counter(
-        extension.rpartition(".")[2].lower() for sample in samples for extension in sample if "." in extension
-    )
-    lost = sum(count for extension, count in inner.items() if extension in _EXTENSIONS and extension != "png")
-    if lost:
-        _log.warning(
-            "%s: %d images there have more dots than one in their names and are left out, for WebDataset takes what follows "
-            "the first one as an extension; `python -m tools.make_shards` names them so that they count",
-            path,
-            lost,
-        )
-
-
-def _noted_names(path: Path, samples: Sequence[dict[str, Part]]) -> list[bytes | None]:
-    """The image's name by each sample's note, where it has one."""
-    with open(path, "rb") as file:
-        notes = [sample.get("json") for sample in samples]
-        return [
-            _noted_name(os.pread(file.fileno(), note.size, note.offset)) if note and note.size <= _MAX_NOTE else None
-            for note in notes
-        ]
-
-
-def _noted_name(note: bytes) -> bytes | None:
-    try:
-        name = json.loads(note)["relative_path"]
-    # Others' notes are what they like.
-    except (ValueError, KeyError, TypeError):
-        return None
-    return os.fsencode(name) if isinstance(name, str) else None

@@ -45,6 +45,11 @@ class ShardFile(NamedTuple):
         # Held while it is read: another thread may open more shards, and this one be closed.
         shard = _opened(self.shard)
         data = os.pread(shard.number, self.size, self.offset)
+        # File systems over a network may give less than was asked for, and 2 GB are the most that any gives.
+        while len(data) < self.size and (
+            more := os.pread(shard.number, self.size - len(data), self.offset + len(data))
+        ):
+            data += more
         if len(data) < self.size:
             raise OSError(errno.EIO, "the shard ends within it", str(self))
         return data
@@ -131,7 +136,7 @@ class ShardedImages(ImageList):
         return [os.fsdecode(one) for one in self.index.types]
 
     def held_maps(self, mask_dir: str | Path, mask_type: str) -> ShardedMaps | None:
-        if mask_type not in self.mask_types or Path(mask_dir) != Path(self.root):
+        if mask_type not in self.mask_types or _real_path(mask_dir) != _real_path(self.root):
             return None
         return ShardedMaps(self, mask_type, self.index.maps[self.mask_types.index(mask_type)])
 
@@ -146,6 +151,14 @@ class ShardedImages(ImageList):
         return replace(self, paths=chosen.paths, index=chosen)
 
 
+def _real_path(place: str | Path) -> str:
+    return _followed(os.path.abspath(place))
+
+
+# It is asked for every image's map, and each link of it would be a request to the storage.
+_followed = lru_cache(maxsize=64)(os.path.realpath)
+
+
 def open_shards(root: Path, split: str) -> ShardedImages:
     """The images in the shards of a folder, sorted by their names.
 
@@ -157,20 +170,20 @@ def open_shards(root: Path, split: str) -> ShardedImages:
 
 
 def holds_shards(root: Path, skipped: Sequence[str] = ()) -> bool:
-    """Whether a folder holds shards: an index of them, or tars with neither images nor folders beside them.
+    """Whether a folder holds shards: tars with neither images nor folders beside them, or with an index of them; or an index
+    alone, whose shards are then missing.
 
     Args:
         skipped: names of folders that do not count.
     """
-    if (root / INDEX).exists():
-        return True
-    has_tars = False
+    has_index, has_tars, has_others = (root / INDEX).exists(), False, False
     with os.scandir(root) as entries:
         for entry in entries:
             if entry.name.startswith(".") or entry.name in skipped:
                 continue
             # What an archive was unpacked into lies beside it often enough.
-            if entry.name.lower().endswith(IMAGE_SUFFIXES) or entry.is_dir():
-                return False
+            has_others |= entry.name.lower().endswith(IMAGE_SUFFIXES) or entry.is_dir()
             has_tars |= entry.name.endswith(".tar")
-    return has_tars
+            if has_index and has_tars or has_others and not has_index:
+                return has_index
+    return (has_tars or has_index) and not has_others

@@ -12,10 +12,15 @@ BLOCK = 512
 # A header's checksum counts its own eight bytes as spaces.
 _CHECKSUM, _SPACES = slice(148, 156), 8 * 32
 _PLAIN = (b"0", b"\0", b"7")
+# Devices, folders and pipes, for which some programs note a size, though no bytes follow.
+_EMPTY = (b"3", b"4", b"5", b"6")
 _LINK = "a link; pack the files themselves (tar --dereference --hard-dereference)"
 _SPARSE = "a sparse file; pack it without --sparse"
 _REFUSED = {b"1": _LINK, b"2": _LINK, b"S": _SPARSE}
 _LONGEST_NOTE = 1 << 20
+# Tars end with a record's zeros, a megabyte at most; what was not copied, or another tar, is more.
+_LONGEST_END = 1 << 20
+_MOST_DIGITS = 20
 
 
 class Part(NamedTuple):
@@ -34,7 +39,7 @@ def read_parts(path: str | Path) -> Iterator[Part]:
     """The plain files of a tar (POSIX, GNU or older), in their order; folders and the like are left out.
 
     Raises:
-        DamagedTar: no such file, no tar, compressed, one that ends too early, or one that holds links.
+        DamagedTar: no such file, no tar, compressed, one that ends too early or goes on after its end, or one that holds links.
     """
     try:
         with open(path, "rb", buffering=0) as file:
@@ -48,7 +53,7 @@ def _walk(path: str | Path, number: int) -> Iterator[Part]:
     while any(header := os.pread(number, BLOCK, at)) or len(header) < BLOCK:
         size, kind = _check(path, header, at)
         at, is_note = at + BLOCK, header[156:157] in (b"x", b"g", b"L", b"K")
-        size = size if is_note else said.get("size", size)
+        size = size if is_note else 0 if kind in _EMPTY else said.get("size", size)
         if at + size > length:
             raise DamagedTar(f"{path}: truncated: {length} bytes, but a file in it ends at byte {at + size}")
         if is_note:
@@ -61,6 +66,10 @@ def _walk(path: str | Path, number: int) -> Iterator[Part]:
                 raise DamagedTar(f"{path}: {os.fsdecode(name)} is {_REFUSED[kind]}")
             said = {}
         at += size + -size % BLOCK
+    if length - at > _LONGEST_END or os.pread(number, _LONGEST_END, at).strip(b"\0"):
+        raise DamagedTar(
+            f"{path}: ends at byte {at} of {length}; copy it again, or unpack tars that were joined by cat"
+        )
 
 
 def _check(path: str | Path, header: bytes, at: int) -> tuple[int, bytes]:
@@ -81,7 +90,7 @@ def _number(field: bytes) -> int:
     """Octal digits, or, of what they cannot say, the bytes themselves after a mark."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
-    value = int(field.strip(b" \0") or b"0", 8)
+    value = int(field.partition(b"\0")[0].strip() or b"0", 8)
     # The next header never lies before this one.
     if value < 0:
         raise ValueError
@@ -105,6 +114,8 @@ def _read_note(path: str | Path, kind: bytes, content: bytes) -> dict[str, Any]:
     if any(key.startswith(b"GNU.sparse") for key in found):
         raise DamagedTar(f"{path}: holds {_SPARSE}")
     said: dict[str, Any] = {"path": found[b"path"]} if b"path" in found else {}
-    if found.get(b"size", b"").isdigit():
-        said["size"] = int(found[b"size"])
+    size = found.get(b"size", b"")
+    # Python refuses to make a number of thousands of digits.
+    if size.isdigit() and len(size) <= _MOST_DIGITS:
+        said["size"] = int(size)
     return said

@@ -174,6 +174,10 @@ class R2OViews(TwoViews):
         photo = self._read(key)
         return {**self._whole(photo), "seed": derive_seed(self.seed, *key), "unreadable": photo.unreadable}
 
+    def _reduction(self, key: tuple[int, int], height: int, width: int) -> int:
+        # Superpixels are made of the whole image, which would be decoded once more.
+        return 1 if self.mask_dir is None else super()._reduction(key, height, width)
+
     def _whole(self, photo: Photo) -> dict:
         return {
             "spanning": cut_image(photo.image, WHOLE, size=self.spanning_size, whole=photo.whole),

@@ -16,6 +16,7 @@ from data.images import UnreadableImage, read_image
 from data.inside import check_name, jpeg_size
 from data.label_maps import LabelMapError, read_label_map
 from data.ragged import Ragged
+from data.shard_index import ShardIndex, find_index, write_index
 from data.voc import VocFolder
 from engine.checkpoint import load_checkpoint
 from utils.config import Section, load_config
@@ -100,6 +101,64 @@ def test_a_name_that_leaves_the_folder_is_refused(name):
 @pytest.mark.parametrize("name", ["a.jpg", "b/c d.png", "ü..jpg", "..a.jpg"])
 def test_a_name_that_stays_is_taken(name):
     assert check_name(name, "list.json") == name
+
+
+def written(folder, **changes):
+    """An index of shards, two images and one type of maps in a tar of a thousand bytes."""
+    folder.mkdir()
+    (folder / "a.tar").write_bytes(bytes(1000))
+    sound = ShardIndex(
+        shards=np.array([b"a.tar"]),
+        shard_bytes=np.array([1000]),
+        paths=np.array([b"a/\xc3\xbc..jpg", b"b.jpg"]),
+        shard_of=np.array([0, 0], np.int32),
+        images=np.array([[0, 1000], [512, 10]]),
+        types=np.array([b"fh"]),
+        maps=np.array([[[0, -1], [990, 10]]]),
+    )
+    write_index(folder, sound._replace(**{name: np.array(value) for name, value in changes.items()}))
+    return folder
+
+
+def test_a_sound_index_of_shards_is_taken(tmp_path):
+    assert find_index(written(tmp_path / "S")).paths.tolist() == [b"a/\xc3\xbc..jpg", b"b.jpg"]
+
+
+@pytest.mark.parametrize(
+    "name", [b"../../b.jpg", b"/b.jpg", b"b/../../c.jpg", b"C:\\b.jpg", b"\\\\host\\b", b"b\0c.jpg", b"a/.."]
+)
+def test_an_index_of_shards_whose_names_leave_the_folder_is_refused(tmp_path, name):
+    paths = sorted([b"a", name])
+    with pytest.raises(DataError, match="index.npz: damaged .*leaves the dataset's folder.*; delete it"):
+        find_index(written(tmp_path / "S", paths=paths))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shard_of": [0, 1]},
+        {"shard_of": [-1, 0]},
+        {"shard_of": [0.0, 0.0]},
+        {"shard_of": [0]},
+        {"images": [[0, 1000], [512, 489]]},
+        {"images": [[0, 1000], [-1, 10]]},
+        {"images": [[0, 1000], [0, -1]]},
+        {"images": [[0, 1000], [2**63 - 1, 2**63 - 1]]},
+        {"images": [[0, 1000]]},
+        {"maps": [[[0, -1], [991, 10]]]},
+        {"maps": [[[0, -1]]]},
+        {"maps": np.zeros((0, 2, 2), int)},
+        {"paths": [b"b.jpg", b"a.jpg"]},
+        {"paths": [b"a.jpg", b"a.jpg"]},
+        {"paths": ["a.jpg", "b.jpg"]},
+        {"shards": b"a.tar"},
+        {"shard_bytes": [1000, 1000]},
+    ],
+    ids=str,
+)
+def test_an_index_that_leads_out_of_its_shards_is_refused(tmp_path, changes):
+    with pytest.raises(DataError, match="index.npz: damaged .*; delete it"):
+        find_index(written(tmp_path / "S", **changes))
 
 
 def test_annotations_whose_files_leave_the_folder_are_refused(tmp_path):

@@ -15,6 +15,7 @@ from threading import Thread
 import cv2
 import torch
 
+from data.image_list import File
 from data.images import UnreadableImage
 from data.listing import ImageList, find_images
 from utils.cli import positive
@@ -31,7 +32,7 @@ _NAMED_FAILURES = 20
 class ItemFailed(Exception):
     """An item that cannot be made, for the list of failures; names the file and the reason."""
 
-    def __init__(self, path: str | Path, reason: str):
+    def __init__(self, path: str | File, reason: str):
         super().__init__(f"{path}: {reason}")
         self.path, self.reason = str(path), reason
 

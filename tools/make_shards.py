@@ -18,7 +18,7 @@ from data.derived import read_meta
 from data.image_list import ImageList
 from data.label_maps import check_label_maps, find_mask_dir, label_map_file
 from data.listing import find_images
-from data.shard_index import INDEX, find_index, list_tars, make_index, write_index
+from data.shard_index import INDEX, NOTE, find_index, list_tars, make_index, write_index
 from tools.jobs import Summary, parse_shard, run_job, writing
 from tools.shard_writer import WriteShard, sample_keys
 from utils.cli import positive, shows_errors
@@ -26,7 +26,6 @@ from utils.errors import DataError, UserError
 from utils.files import read_json, remove_leftovers, write_json
 from utils.seeding import numpy_generator
 
-_NOTE = "meta.json"
 _SHARD_MB = 256
 _WEIGHED = 256
 
@@ -90,13 +89,13 @@ def _begin(folder: Path, asked: dict[str, Any], fitting: Callable[[], int]) -> i
     Args:
         fitting: gives their number, where this is the first shard.
     """
-    note = folder / _NOTE
+    note = folder / NOTE
     if note.exists():
         noted = read_json(note)
         different = sorted(key for key in asked if noted.get(key) != asked[key])
         if different:
             raise UserError(
-                f"{folder}: its shards are of other images, maps or sizes ({', '.join(different)}; see {_NOTE} there): give "
+                f"{folder}: its shards are of other images, maps or sizes ({', '.join(different)}; see {NOTE} there): give "
                 "another --output_dir, or delete the folder"
             )
         return int(noted["images_per_shard"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.image_list import File
 from data.images import read_image
 from data.label_maps import LabelMapError, expected_shape, find_defect, label_map_file, label_map_path, write_label_map
 from data.listing import ImageList
@@ -46,7 +47,7 @@ class MakeMaps:
             raise ItemFailed(path, "; ".join(reasons))
         return image is not None
 
-    def _is_defective(self, target: Path, mask_type: str, path: Path) -> bool:
+    def _is_defective(self, target: Path, mask_type: str, path: File) -> bool:
         defect = find_defect(target, mask_type, path)
         if defect:
             _log.warning("%s: %s: made again", target, defect)

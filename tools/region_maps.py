@@ -24,7 +24,7 @@ from data.label_maps import epoch_type, find_mask_dir, label_map_path, missing_l
 from data.listing import ImageList, find_images
 from data.mask_makers import Slic
 from data.orientation import upright_shape
-from data.sampler import EpochSampler
+from data.sampler import EpochSampler, Windows, find_windows
 from data.views import R2OViews, ViewSpec, collate
 from engine.checkpoint import weights_sha256
 from engine.precision import memory_format
@@ -55,7 +55,8 @@ def make_region_maps(
     training samples of it, borders would lie half a cell off, beside those of the superpixels themselves. For the same reason
     there are no `soft_labels`. Superpixels too small for a cell of features to see, which training leaves out, are a label of
     their own. Images are clustered in the groups that the epoch's batches are made of (others where `limit` leaves some out),
-    the last filled up. Features are taken in eval mode, as for the run's pictures; training takes them in train mode.
+    the last filled up. Features are taken in eval mode, as for the run's pictures; training takes them in train mode, and with
+    `data.dct_scaling` of photos that were decoded small, which here are whole.
 
     Args:
         run: an R2O run's folder, finished or not.
@@ -78,6 +79,10 @@ def make_region_maps(
     if limit is not None and limit < len(everyone):
         images = everyone.select(spread(limit, len(everyone)))
     dataset, folders = _make_dataset(config, images), {}
+    # Runs of earlier versions have neither key.
+    order, shards = settings.get("order", "shuffled"), settings.get("window_shards", 16)
+    windows = find_windows(images, order=order, shards=shards)
+    options = {"windows": windows, "workers": settings["data_workers"], "device": device}
     method = make_finder(config).to(device, memory_format=memory_format(device)).eval()
     start = {name: value.clone() for name, value in method.target[0].state_dict().items()}
     note_images(run, images, everyone=everyone)
@@ -96,9 +101,11 @@ def make_region_maps(
             "superpixels": dataset.mask_type,
             "images_per_kmeans": method.images_per_kmeans,
             "recalibrated": moment.target is None,
+            # Not noted where there are none, as maps were made before there were.
+            **({} if windows is None else {"window_shards": shards}),
         }
         if read_meta(folder).get("parameters") != made_of or not is_complete(folder, images):
-            _make_folder(folder, method, dataset, moment, made_of, workers=settings["data_workers"], device=device)
+            _make_folder(folder, method, dataset, moment, made_of, **options)
     return folders
 
 
@@ -144,6 +151,7 @@ def _make_folder(
     moment: Moment,
     made_of: dict[str, Any],
     *,
+    windows: Windows | None,
     workers: int,
     device: torch.device,
 ) -> None:
@@ -152,7 +160,7 @@ def _make_folder(
     with writing(folder):
         shutil.rmtree(folder, ignore_errors=True)
         write_meta(folder, None, tool="region_maps", parameters=made_of, versions=versions)
-    order = _epochs_order(dataset, moment.epoch, group=method.images_per_kmeans)
+    order = _epochs_order(dataset, moment.epoch, group=method.images_per_kmeans, windows=windows)
     arrived, done = read_in_order(_WholeImages(dataset), order, workers=workers, device=device), 0
     progress = ProgressBar(len(images), desc=folder.parent.name)
     with exact_kernels(), progress as bar, ThreadPoolExecutor(_WRITERS) as pool:
@@ -175,10 +183,10 @@ def _make_folder(
         write_meta(folder, images, tool="region_maps", parameters=made_of, versions=versions)
 
 
-def _epochs_order(dataset: R2OViews, epoch: int, *, group: int) -> list[tuple[int, int]]:
+def _epochs_order(dataset: R2OViews, epoch: int, *, group: int, windows: Windows | None) -> list[tuple[int, int]]:
     """(epoch, index) of all images in the order of that epoch, and of as many again as the last group lacks."""
     count = len(dataset)
-    sampler = EpochSampler(count, batch_size=count, world_size=1, rank=0, seed=dataset.seed)
+    sampler = EpochSampler(count, batch_size=count, world_size=1, rank=0, seed=dataset.seed, windows=windows)
     sampler.set_epoch(epoch)
     order = next(iter(sampler))
     return order + order[: -count % group]

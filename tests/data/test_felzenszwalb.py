@@ -154,6 +154,12 @@ def test_labels_of_photographs_are_scikit_images(scale):
         assert_equals_scikit_image(read_image(path), scale=scale, min_size=scale)
 
 
+@needs_numba
+def test_where_numba_compiles_nothing_scikit_image_does_it(anew, monkeypatch):
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    assert module._compiled_loops() is None and compiler_versions() == {}
+
+
 def test_without_numba_scikit_image_does_it_and_prepare_says_so(anew, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.delitem(sys.modules, "data.felzenszwalb_compiled", raising=False)

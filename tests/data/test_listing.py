@@ -1,5 +1,7 @@
+import io
 import os
 import pickle
+import tarfile
 
 import pytest
 
@@ -46,6 +48,39 @@ def test_another_split_is_never_taken_for_the_one_asked_for(tmp_path):
 def test_the_list_is_sorted_and_leaves_out_hidden_files_and_other_kinds(tmp_path):
     touch(*(tmp_path / name for name in ("b.jpg", "a.jpg", "._a.jpg", "c.txt", ".hidden/d.jpg", "B.PNG")))
     assert names(find_images(tmp_path)) == ["B.PNG", "a.jpg", "b.jpg"]
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Makes a folder of shards of these names, an image in each."""
+
+    def make(*names):
+        for name in names:
+            with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+                entry = tarfile.TarInfo(f"{name}.jpg")
+                entry.size = 1
+                tar.addfile(entry, io.BytesIO(b"x"))
+        return tmp_path
+
+    return make
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_shards_of_several_splits_in_one_folder_are_refused(shards, split):
+    root = shards("imagenet1k-train-0000", "imagenet1k-validation-00")
+    with pytest.raises(DataError, match=f"holds shards of train and val, .* {split}: .*own, {root / split}"):
+        find_images(root, split=split)
+    (root / split).mkdir()
+    (root / "imagenet1k-train-0000.tar").rename(root / split / "a-train-0.tar")
+    assert names(find_images(root, split=split)) == ["imagenet1k-train-0000.jpg"]
+
+
+def test_shards_of_another_split_are_refused_and_those_of_none_are_taken(shards):
+    root = shards("train2017-0000", "trains-0", "more")
+    assert len(find_images(root, split="train")) == 3
+    for split in ("val", "mine"):
+        with pytest.raises(DataError, match=f"holds shards of train, .* data.split is {split}"):
+            find_images(root, split=split)
 
 
 def test_linked_folders_are_followed_and_loops_end(tmp_path):

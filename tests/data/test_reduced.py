@@ -98,14 +98,23 @@ class Held:
     """A file that is no path, as one in a shard."""
 
     def __init__(self, path):
-        self.read_bytes, self.open = path.read_bytes, path.open
+        self._path, self.reads = path, 0
+
+    def read_bytes(self):
+        self.reads += 1
+        return self._path.read_bytes()
+
+    def open(self, mode):
+        self.reads += 1
+        return self._path.open(mode)
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_a_photo_in_a_shard_shrinks_as_one_in_a_folder(tmp_path, orientation):
     path = saved(tmp_path / "a.jpg", gradient(160, 240), orientation=orientation)
-    own, held = (read_reduced(file, lambda height, width: 4) for file in (path, Held(path)))
-    assert np.array_equal(own.image, held.image) and own[1:] == held[1:]
+    file = Held(path)
+    own, held = (read_reduced(one, lambda height, width: 4) for one in (path, file))
+    assert np.array_equal(own.image, held.image) and own[1:] == held[1:] and file.reads == 1
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.webp"])
@@ -174,12 +183,20 @@ def test_an_items_factor_depends_on_the_image_and_its_crops_alone(photos):
 
 
 @pytest.mark.parametrize("index", [0, 4])
-def test_superpixels_are_those_of_the_whole_image(photos, index):
-    dataset = R2OViews(photos, spec=SCALED, superpixel_size=20, segments=10, mask_dir=None, seed=0)
+def test_superpixels_that_lack_are_those_of_the_whole_image(photos, tmp_path, index):
+    dataset = R2OViews(photos, spec=SCALED, superpixel_size=20, segments=10, mask_dir=tmp_path / "none", seed=0)
     item, image = dataset[0, index], read_image(photos.path(index))
     assert dataset._read((0, index)).factor > 1
     assert item["superpixels"].tolist() == slic_labels(image, size=20, segments=10).tolist()
     assert (item["spanning"].float() - cut_image(image, WHOLE, size=24).float()).abs().mean() < 3
+
+
+def test_images_whose_superpixels_are_made_each_time_are_decoded_once(photos):
+    options = {"superpixel_size": 20, "segments": 10, "mask_dir": None, "seed": 0}
+    whole, scaled = (R2OViews(photos, spec=spec, **options) for spec in (SPEC, SCALED))
+    for index in range(len(photos)):
+        assert scaled._read((0, index)).factor == 1
+        assert all(torch.equal(whole[0, index][key], scaled[0, index][key]) for key in ("images", "superpixels"))
 
 
 @pytest.fixture
@@ -219,9 +236,11 @@ def test_an_image_that_takes_anothers_place_shrinks_by_the_crops_that_are_cut(ph
     assert len(factors) > 1
 
 
-def test_a_spanning_view_larger_than_the_crops_bounds_the_factor(photos):
-    r2o = R2OViews(photos, spec=SCALED, spanning_size=200, superpixel_size=20, segments=10, mask_dir=None, seed=0)
-    assert {r2o._read((epoch, 0)).factor for epoch in range(6)} == {1}
+def test_a_spanning_view_larger_than_the_crops_bounds_the_factor(photos, tmp_path):
+    options = {"superpixel_size": 20, "segments": 10, "mask_dir": tmp_path, "seed": 0}
+    small, large = (R2OViews(photos, spec=SCALED, spanning_size=size, **options) for size in (20, 200))
+    assert {large._read((epoch, 0)).factor for epoch in range(6)} == {1}
+    assert max(small._read((epoch, 0)).factor for epoch in range(6)) > 1
 
 
 def test_images_that_boxes_are_cut_from_keep_their_pixels(folder):
@@ -238,6 +257,6 @@ def test_the_key_reaches_the_views_and_orls_boxes_refuse_it():
         view_spec(Data(image_dir="x", dct_scaling=True)).dct_scaling and not view_spec(Data(image_dir="x")).dct_scaling
     )
     settings = {"data": {"image_dir": "x", "dct_scaling": True}}
-    with pytest.raises(ValueError, match="data.dct_scaling"):
+    with pytest.raises(ValueError, match="data.dct_scaling.*leave it false, or set model.variant: byol"):
         ORLConfig(**settings)
     assert ORLConfig(**settings, model={"variant": "byol"}).data.dct_scaling

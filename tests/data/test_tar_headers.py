@@ -70,6 +70,50 @@ def test_a_tar_that_ends_too_early_is_named(tmp_path, length, reason):
         list(read_parts(path))
 
 
+@pytest.mark.parametrize("damage", ["zeros to the end", "a lone block of zeros", "joined", "a long end"])
+def test_a_tar_that_goes_on_after_its_end_is_named(tmp_path, damage):
+    path = tmp_path / "a.tar"
+    pack(path)
+    content, second = path.read_bytes(), list(read_parts(path))[1]
+    end = {
+        # As where a download stopped whose file had been made at its whole length.
+        "zeros to the end": content[: second.offset - 512] + bytes(2 << 20),
+        "a lone block of zeros": content[: second.offset - 512] + bytes(512) + content[second.offset - 512 :],
+        "joined": content + content,
+        "a long end": content + bytes((1 << 20) + 512),
+    }
+    path.write_bytes(end[damage])
+    with pytest.raises(DamagedTar, match=f"a.tar: ends at byte .* of {len(end[damage])}; copy it again"):
+        list(read_parts(path))
+
+
+def test_a_record_of_a_megabyte_ends_a_tar(tmp_path):
+    path = tmp_path / "a.tar"
+    pack(path, ["a.jpg"])
+    os.truncate(path, 1 << 20)
+    assert [part.name for part in read_parts(path)] == [b"a.jpg"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
+def test_no_bytes_follow_folders_pipes_and_devices_whatever_their_size(tmp_path, kind):
+    folder = tarfile.TarInfo("folder")
+    folder.type, folder.size = kind, 4096
+    (tmp_path / "a.tar").write_bytes(folder.tobuf() + tarfile.TarInfo("a.jpg").tobuf() + bytes(1024))
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        expected = [(os.fsencode(one.name), one.offset_data, one.size) for one in tar if one.isreg()]
+    assert [tuple(part) for part in read_parts(tmp_path / "a.tar")] == expected == [(b"a.jpg", 1024, 0)]
+
+
+@pytest.mark.parametrize("field", [b"00000001000\0", b"1000\0junkjun", b" 1000 \0     ", b"1000        "])
+def test_sizes_end_where_tarfile_ends_them(tmp_path, field):
+    header = bytearray(tarfile.TarInfo("a.jpg").tobuf())
+    header[124:136], header[148:156] = field, b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "a.tar").write_bytes(header + bytes(4096))
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        assert [part.size for part in read_parts(tmp_path / "a.tar")] == [tar.next().size] == [0o1000]
+
+
 def test_a_damaged_header_is_named_with_its_place(tmp_path):
     path = tmp_path / "a.tar"
     pack(path)
@@ -91,7 +135,15 @@ def test_sizes_that_lead_back_or_nowhere_are_refused(tmp_path, field):
 
 
 @pytest.mark.parametrize(
-    "note", [b"0 path=b\n", b"1 path=b\n", b"9 size=-9\n", b"9 size=xy\n", b"999999999999 path=b\n"]
+    "note",
+    [
+        b"0 path=b\n",
+        b"1 path=b\n",
+        b"9 size=-9\n",
+        b"9 size=xy\n",
+        b"999999999999 path=b\n",
+        b"511 size=" + b"9" * 501 + b"\n",
+    ],
 )
 def test_notes_that_lead_nowhere_end(tmp_path, note):
     entry = tarfile.TarInfo("note")

@@ -18,6 +18,7 @@ from data.listing import find_images
 from data.shard_index import INDEX
 from tests.paths import ROOT
 from tools.make_shards import main, make_shards
+from utils.errors import DataError
 
 # As webdataset's base_plus_ext splits names.
 WEBDATASET = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
@@ -103,8 +104,18 @@ def test_parts_together_are_the_whole(odd, tmp_path):
     assert main(arguments(odd, tmp_path / "one", "--images_per_shard", "2")) == 0
     for part in ("1/2", "0/2"):
         assert not (tmp_path / "two" / "train" / INDEX).exists()
+        if part == "0/2":
+            with pytest.raises(DataError, match="not all of its shards .* on all parts; or delete .*meta.json"):
+                find_images(tmp_path / "two")
+            assert not (tmp_path / "two" / "train" / INDEX).exists()
         assert main(arguments(odd, tmp_path / "two", "--images_per_shard", "2", "--part", part)) == 0
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_tars_of_a_packing_given_up_count_as_they_are(odd, tmp_path):
+    assert main(arguments(odd, tmp_path / "S", "--images_per_shard", "2", "--part", "0/2")) == 0
+    (tmp_path / "S" / "train" / "meta.json").unlink()
+    assert len(find_images(tmp_path / "S")) == 5
 
 
 def test_shards_of_shards_with_maps_made_since_are_those_of_the_folder(odd, tmp_path):

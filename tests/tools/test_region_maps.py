@@ -1,5 +1,7 @@
 """Regions of an R2O run, epoch by epoch, as label maps."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,13 @@ from PIL import Image
 import r2o_main
 from data.derived import read_meta
 from data.label_maps import dense_labels, read_label_map
-from data.sampler import EpochSampler
+from data.listing import find_images
+from data.sampler import EpochSampler, find_windows
 from evaluation.calibration import recalibrate_on
 from r2o_config import R2OConfig
 from tools.judge_masks import main as judge
 from tools.make_demo_data import DemoData, make_demo_data
+from tools.make_shards import make_shards
 from tools.region_maps import main, make_region_maps, spanning_images
 from tools.run_masks import find_run_masks
 from tools.visualize_masks import run_sheet
@@ -57,10 +61,13 @@ def test_there_are_maps_of_the_start_and_of_every_epoch_that_was_finished(run):
         assert len(read_maps(run, mask_type)) == 24
 
 
-def test_maps_are_what_the_runs_own_method_finds_in_the_epochs_batches(run):
+def assert_maps_are_of_the_epochs_batches(run):
+    """They are what the run's own method finds in its own loader's batches."""
     config, _ = load_config(run / "config.yaml", R2OConfig)
     parts = r2o_main.build(config, torch.device("cpu"))
-    sampler = EpochSampler(24, batch_size=8, world_size=1, rank=0, seed=0)
+    images = parts.loader.dataset.images
+    windows = find_windows(images, order=config.data.order, shards=config.data.window_shards)
+    sampler = EpochSampler(24, batch_size=8, world_size=1, rank=0, seed=0, windows=windows)
     for epoch, mask_type in enumerate(TYPES):
         # The weights that it begins with are there before any are loaded.
         if epoch:
@@ -77,7 +84,22 @@ def test_maps_are_what_the_runs_own_method_finds_in_the_epochs_batches(run):
         for batch, keys in zip(parts.loader, sampler):
             found = parts.method.find_regions(r2o_main.prepare(batch), k)[0].numpy()
             for (_, index), regions in zip(keys, found):
-                assert np.array_equal(dense_labels(regions)[0], maps[parts.loader.dataset.images.name(index)])
+                assert np.array_equal(dense_labels(regions)[0], maps[images.name(index)])
+
+
+def test_maps_are_what_the_runs_own_method_finds_in_the_epochs_batches(run):
+    assert_maps_are_of_the_epochs_batches(run)
+
+
+def test_so_they_are_where_the_run_took_shards_by_windows(run, tmp_path):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    images = find_images(config["data"]["image_dir"])
+    make_shards(images, tmp_path / "S", {}, images_per_shard=6, workers=1)
+    config["data"] |= {"image_dir": str(tmp_path / "S"), "order": "windows", "window_shards": 1}
+    shutil.copytree(run / "checkpoints", tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    make_region_maps(tmp_path / "run")
+    assert_maps_are_of_the_epochs_batches(tmp_path / "run")
 
 
 def test_maps_have_their_images_size_and_what_cannot_be_read_has_none(run):
