@@ -116,7 +116,12 @@ def _lives(process: int) -> bool:
         return False
     except PermissionError:
         pass
-    return True
+    try:
+        state = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except OSError:  # another system's, or hidden
+        return True
+    # Dead ones are counted until their parent looks, which a container's first process may do late or never.
+    return state != b"Z"
 
 
 def _flush_to_disk(path: Path) -> None:

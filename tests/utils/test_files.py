@@ -96,3 +96,15 @@ def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_kept(tmp_path
         remove_leftovers(tmp_path)
         assert mine.exists() and unknown.exists() and not old.exists() and not of_the_dead.exists()
     assert (tmp_path / "z.png").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="tells the dead by /proc")
+def test_a_dead_process_that_nobody_waited_for_is_dead(tmp_path):
+    script = "import os, sys\nfrom utils.files import atomic_path\n"
+    script += "with atomic_path(sys.argv[1]) as path: path.touch(); os._exit(9)"
+    dead = subprocess.Popen([sys.executable, "-c", script, tmp_path / "x.png"], env=os.environ | {"PYTHONPATH": ROOT})
+    # Looks, and leaves it to be waited for.
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert dead.wait() == 9
