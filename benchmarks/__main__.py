@@ -29,10 +29,10 @@ COMMANDS = (
     Command("step", "step --backbone resnet18 --size 96 --batch 32"),
     Command(
         "step_sweep",
-        "step --method r2o --backbone resnet18 --size 96 --batch 32 --sweep batch 8 16 32 --sweep size 64 96 128",
+        "step --method detconb --backbone resnet18 --size 96 --batch 16 --sweep batch 8 16 32 --sweep size 64 96",
     ),
-    Command("data_path", "data_path {images}/images --limit 32"),
-    Command("end_to_end", "end_to_end --method all --sweep workers 0 1 2"),
+    Command("data_path", "data_path {images}/images --limit 32 --sweep size 481 1000 --sweep workers 1 2"),
+    Command("end_to_end", "end_to_end --method all --steps 10 --sweep workers 0 1 2"),
     Command("kmeans", "kmeans --sweep clusters --sweep batch", on_gpu=True),
     Command("refinement", "refinement --sweep clusters --sweep batch", on_gpu=True),
     Command("mask_pooling", "mask_pooling --sweep processes --sweep batch --sweep size", on_gpu=True),
