@@ -1,12 +1,11 @@
 """What each kind of mask costs, and how well it agrees with people, on photographs that people segmented.
 
-    python -m benchmarks.masks BSDS_DIR [--limit N] [--write docs/masks.md]
+    python -m benchmarks.masks BSDS_DIR [--limit N] [--json FILE] [--write docs/masks.md]
 
 BSDS_DIR holds images/SPLIT/ID.jpg and segments/SPLIT/ID_K.png, the K-th person's segmentation. One process, one thread; times are
 the processor's, so that other work counts little. --write renews what lies between <!-- masks --> and <!-- end -->.
 """
 
-import argparse
 import datetime
 import os
 import platform
@@ -21,6 +20,7 @@ import numpy as np
 import skimage
 from PIL import Image
 
+from benchmarks.report import Report, make_parser
 from data.felzenszwalb import compiler_versions
 from data.images import read_image
 from data.listing import find_images
@@ -59,6 +59,17 @@ class Scores:
         self.segments.append(tables[0].shape[0])
         self.accuracy.append(np.mean([achievable_accuracy(table) for table in tables]))
         self.rand.append(np.mean([adjusted_rand_index(table) for table in tables]))
+
+    def figures(self) -> dict[str, float | None]:
+        """Means over the images; None for what was not measured."""
+        columns = {
+            "ms": self.milliseconds,
+            "segments": self.segments,
+            "accuracy": self.accuracy,
+            "rand": self.rand,
+            "rand_fh": self.rand_fh,
+        }
+        return {name: float(np.mean(values)) if values else None for name, values in columns.items()}
 
     def row(self, name: str, reference: "Scores") -> str:
         """A line of the table; times as ratios to the reference's too."""
@@ -145,7 +156,8 @@ def report(scores: dict[str, Scores], num_photos: int) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
+    parser.set_defaults(threads=1)
     parser.add_argument("folder", type=Path, metavar="BSDS_DIR")
     parser.add_argument("--limit", type=int, help="only the first N photographs")
     parser.add_argument("--write", type=Path, help="a Markdown file with the marks")
@@ -158,8 +170,11 @@ def main(argv: list[str] | None = None) -> None:
             sys.exit(f"{arguments.write}: {error}")
     cv2.setNumThreads(1)
     photos = find_photos(arguments.folder)[: arguments.limit]
-    text = report(measure(photos), len(photos))
-    print(text)
+    with Report("masks", arguments) as figures:
+        scores = measure(photos)
+        text = report(scores, len(photos))
+        figures.line(text)
+        figures.rows += [{"what": name, **one.figures()} for name, one in scores.items()]
     if arguments.write:
         new = renew_marked(arguments.write.read_text(encoding="utf-8"), "masks", lambda match: text)
         atomic_write_bytes(arguments.write, new.encode("utf-8"))

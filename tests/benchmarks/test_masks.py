@@ -1,4 +1,5 @@
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -50,9 +51,11 @@ def test_the_command_renews_the_table_and_only_that(tmp_path, capsys):
             Image.fromarray(labels).save(tmp_path / "segments" / split / f"8_{person}.png")
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- masks -->\nold\n<!-- end -->\nafter\n")
-    main([str(tmp_path), "--write", str(page)])
+    main([str(tmp_path), "--write", str(page), "--json", str(tmp_path / "masks.json")])
     text = page.read_text()
     assert text.startswith("before\n<!-- masks -->\n| type |") and text.endswith("\n<!-- end -->\nafter\n")
     assert "old" not in text and "| grid3x3 |" in text and "2 photographs" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(rows) == 2 + len(masks.MAKERS) and len({row.count("|") for row in rows}) == 1
+    found = {row["what"]: row for row in json.loads((tmp_path / "masks.json").read_text())["rows"]}
+    assert found["fh"]["ms"] > 0 and found["people"]["ms"] is None and found["grid3x3"]["segments"] == 9
