@@ -138,7 +138,7 @@ def measure_core(report: Report, pipeline: Pipeline, size: int, *, repeats: int)
     step = alternate({"": lambda: prepare(moved)}, repeats=repeats, device=report.device, clock=clock)[""] / count
     method, place = pipeline.method, f"photometric on {report.device}"
     for name, part in {**times, place: step, "published pipeline": published}.items():
-        report.line(f"  {name:<28}{part:>9.3f} ms", what=name, method=method, size=size, part_ms=part)
+        report.line(f"  {name:<28}{part:>9.3f} ms", what="part", part=name, method=method, size=size, ms=part)
     ratios = {"ratio": published / worker, "ratio_with_photometric": published / (worker + step)}
     report.line(
         f"  {1e3 / worker:.0f} images/s/core; the published pipeline takes {ratios['ratio']:.1f} times as long as a worker, "

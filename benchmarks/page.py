@@ -96,7 +96,8 @@ def section(measured: dict[str, Any] | None) -> str:
     where = measured["processor"] if measured["device"] == "cpu" else f"{measured['device']}, {measured['processor']}"
     threads = f"{measured['threads']} thread{'s' * (measured['threads'] > 1)}"
     said = f"{where}, {threads}, torch {measured['torch']}, {measured['date']}."
-    if measured["load_before"] > 1:
+    # What was measured just before leaves as much as its own threads.
+    if measured["load_before"] > measured["threads"] + 1:
         said += f" The machine's load before was {measured['load_before']}: other work ran beside it."
     return f"{table(measured['rows'])}\n\n{said}"
 

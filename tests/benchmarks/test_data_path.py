@@ -58,6 +58,6 @@ def test_the_command_writes_each_part_of_each_size_and_number_of_workers(photogr
     rows = json.loads((tmp_path / "a.json").read_text())["rows"]
     parts = {"read", "decode", "draw", "cut views", "all of a worker", "collate", "photometric on cpu"}
     for size in (48, 60):
-        found = {row["what"]: row for row in rows if row["size"] == size}
+        found = {row.get("part", row["what"]): row for row in rows if row["size"] == size}
         assert found.keys() == parts | {"published pipeline", "worker", "loader"}
         assert found["worker"]["ratio"] > 0 and found["loader"]["workers"] == 1
