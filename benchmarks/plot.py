@@ -26,7 +26,7 @@ from tools.pictures import save_flat
 from utils.cli import shows_errors
 from utils.errors import UserError
 
-_DOTS, _COLOURS = 110, 48  # per inch, and of a PNG's palette
+_DOTS, _COLOURS = 110, 128  # per inch, and of a PNG's palette
 _HUES = (
     "#0072b2",
     "#d55e00",
@@ -76,15 +76,25 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def lines_of(documents: Sequence[dict[str, Any]], axis: str) -> list[Line]:
-    """Every figure that was measured at two values of the axis or more, the other axes standing still."""
+    """Every figure that was measured at two values of the axis or more, the other axes standing still.
+
+    Parts are drawn where no more than one thing was taken apart.
+    """
     found: dict[tuple, dict[int, list[float]]] = {}
     devices = {_device(document) for document in documents}
+    rows = [row for document in documents for row in document["rows"] if row.get(axis) is not None]
+    has_parts = len({row.get("method") for row in rows if "part" in row}) == 1
+    # What all have in common tells none from another.
+    common = {
+        name for name in ("backbone", "precision", "compile") if len({row.get(name, "") for row in rows} - {""}) < 2
+    }
     for document in documents:
         for row in document["rows"]:
-            if axis not in row:
+            if row.get(axis) is None or "part" in row and not has_parts:
                 continue
             still = {name: row[name] for name in document["axes"] if name in row and name != axis}
-            words = [value for value in row.values() if isinstance(value, str)]
+            left_out = common | {"what"} if "part" in row else common
+            words = [value for name, value in row.items() if isinstance(value, str) and name not in left_out]
             words += [_device(document)] * (len(devices) > 1)
             for column, value in row.items():
                 if isinstance(value, float) and (unit := _unit(column)):
@@ -116,12 +126,12 @@ def draw(title: str, axis: str, lines: Sequence[Line]) -> Figure:
     """A panel for each unit, side by side, with one legend below."""
     units = [unit for unit in _UNITS if any(line.unit == unit for line in lines)]
     names = list(dict.fromkeys(line.name for line in lines))
-    parts = sorted(dict.fromkeys(line.part for line in lines if line.part), key=lambda part: part not in _FIRST)
+    parts = sorted(dict.fromkeys(line.part for line in lines), key=lambda part: part not in _FIRST)
     hues = {name: _HUES[number % len(_HUES)] for number, name in enumerate(names)}
-    dashes = {part: _DASHES[number % len(_DASHES)] for number, part in enumerate(parts)} | {"": "-"}
+    dashes = {part: _DASHES[number % len(_DASHES)] for number, part in enumerate(parts)}
     keys = [Line2D([], [], color=hues[name], label=name) for name in names]
     if len(parts) > 1:
-        keys += [Line2D([], [], color="#555555", linestyle=dashes[part], label=part) for part in parts]
+        keys += [Line2D([], [], color="#555555", linestyle=dashes[part], label=part or "itself") for part in parts]
     columns = max(1, min(len(units), 3))
     legend = 0.22 * math.ceil(len(keys) / columns) + 0.1
     figure = Figure(figsize=(4.0 * len(units), 3.3 + legend), dpi=_DOTS, layout="constrained")
