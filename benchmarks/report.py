@@ -56,7 +56,7 @@ def make_parser(description: str, axes: Sequence[Axis] = ()) -> argparse.Argumen
     # For Report: a plot needs to know which columns are axes.
     parser.set_defaults(axes=[axis.name for axis in axes])
     parser.add_argument("--threads", type=positive, default=available_cores(), help="of the processor (all cores)")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu, cuda")
+    parser.add_argument("--device", type=_device, default=torch.device("cpu"), help="cpu, cuda")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     return parser
 
@@ -65,6 +65,16 @@ def _whole(text: str, *, least: int) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text}: must be a whole number from {least}")
     return int(text)
+
+
+def _device(text: str) -> torch.device:
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text}: must be cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise argparse.ArgumentTypeError(f"{text}: torch finds {torch.cuda.device_count()} GPUs here")
+    return device
 
 
 def points(arguments: argparse.Namespace, axes: Sequence[Axis]) -> Iterator[Point]:

@@ -75,3 +75,10 @@ def test_forms_take_turns_after_a_run_each_that_does_not_count():
     calls = []
     times = alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3)
     assert "".join(calls) == "abababab" and set(times) == {"a", "b"}
+
+
+@pytest.mark.parametrize("device, said", [("cuda:99", "GPUs here"), ("graphics", "must be cpu")])
+def test_a_device_that_is_not_there_is_told_at_once(device, said, capsys):
+    with pytest.raises(SystemExit):
+        parse("--device", device)
+    assert said in capsys.readouterr().err
