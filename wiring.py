@@ -74,7 +74,10 @@ class Parts(NamedTuple):
 def start_run(place: Place, config: Common, parts: Parts, device: torch.device) -> Run:
     """Open the run's folder and say what is about to happen."""
     plan, loader = parts.plan, parts.loader
-    run = Run(place, config, steps_per_epoch=plan.steps_per_epoch)
+    listing = loader.dataset.images
+    # In the shuffled order it does not matter in which shards they lie.
+    images = listing.listing_hash + (listing.packing if config.data.order == "windows" else "")
+    run = Run(place, config, steps_per_epoch=plan.steps_per_epoch, images=images)
     run.log.text(
         f"{loader.num_images} images, {world_size()} processes on {device.type}, {global_batch(config)} images a step, "
         f"{plan.steps_per_epoch} steps an epoch; everything goes to {run.folder}"

@@ -35,14 +35,17 @@ class Run:
         config: the resolved config; saved with every checkpoint.
         steps_per_epoch: optimiser steps of an epoch.
         long_in_epochs: the run's length is so many epochs; False where it is so many steps, whatever an epoch has.
+        images: tells the images and their order from others; "" says nothing of them.
     Attributes:
         folder: where everything goes.
         first_step: steps done when it began; 0 but for a run that goes on.
     """
 
-    def __init__(self, place: Place, config: Section, *, steps_per_epoch: int, long_in_epochs: bool = True):
+    def __init__(
+        self, place: Place, config: Section, *, steps_per_epoch: int, long_in_epochs: bool = True, images: str = ""
+    ):
         self.folder, self._config, self._steps_per_epoch = place.folder, config.model_dump(mode="json"), steps_per_epoch
-        self._long_in_epochs, self._minutes = long_in_epochs, config.timeout_minutes
+        self._long_in_epochs, self._images, self._minutes = long_in_epochs, images, config.timeout_minutes
         settings, log = config.checkpoint, config.log
         # Without SyncBN, every process' BatchNorm statistics differ.
         self._keep_buffers = world_size() > 1 and not config.amp.sync_bn
@@ -94,6 +97,11 @@ class Run:
         before, now = state.get("versions", {}), versions()
         if changed := differences(before, now):
             _log.warning("not the versions that the checkpoint was made by: %s", "; ".join(changed))
+        if state.get("images", self._images) != self._images:
+            _log.warning(
+                "the images are not those of the checkpoint, or lie in other shards and come in another order: the run goes on, "
+                "but is no longer the one it would have been"
+            )
         processes = state.get("processes", world_size())
         if processes != world_size():
             _log.warning(
@@ -154,6 +162,7 @@ class Run:
                 "buffers": buffers,
                 "steps_per_epoch": self._steps_per_epoch,
                 "processes": world_size(),
+                "images": self._images,
                 "config": self._config,
             }
             self.store.save(state, step=step, epoch=epoch, permanent=permanent)

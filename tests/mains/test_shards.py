@@ -1,6 +1,7 @@
 """Runs from shards against runs from the folder that they were made of."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import orl_main
 import r2o_main
 from data.label_maps import label_map_path
 from data.listing import find_images
+from data.shards import close_shards
 from tests.mains import orl_runs, test_cyborgs, test_detconb, test_r2o
 from tests.mains.runs import assert_same, assert_two_processes_equal_one, make_pictures, newest, write_own_config
 from tools.make_masks import main as make_masks
@@ -67,6 +69,23 @@ def test_windows_have_an_order_of_their_own_that_a_resumed_run_keeps(folder):
     assert_same(newest(folder / "whole"), newest(folder / "parts"))
     with pytest.raises(AssertionError):
         assert_same(newest(folder / "whole"), newest(folder / "plain"))
+
+
+def test_a_run_by_windows_that_goes_on_with_shards_packed_otherwise_says_so(folder, capsys):
+    main, config, _ = METHODS["detconb"]
+    configure(folder, config, shards=True, order="windows", window_shards=2)
+    assert (
+        train(folder, main, "run", "--max_steps", "2")
+        == train(folder, main, "run", "--resume", "auto", "--max_steps", "3")
+        == 0
+    )
+    assert "other shards" not in capsys.readouterr().err
+    shutil.rmtree(folder / "S")
+    # Another process would have none of the old ones open.
+    close_shards()
+    make_shards(find_images(folder), folder / "S", {"own": folder / "masks"}, images_per_shard=7, workers=1)
+    assert train(folder, main, "run", "--resume", "auto", "--max_steps", "4") == 0
+    assert "lie in other shards" in capsys.readouterr().err
 
 
 def test_windows_without_shards_are_refused_with_the_remedy(folder, capsys):
