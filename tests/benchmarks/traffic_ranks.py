@@ -15,6 +15,7 @@ from torch import Tensor
 import wiring
 from benchmarks.counted import CountCollectives
 from engine.place import find_run
+from engine.run import Run
 from tools.config_table import schema_of
 from utils.config import find_config, load_config
 from utils.distributed import barrier, rank
@@ -146,7 +147,7 @@ def count(case: str, folder: Path, device: torch.device) -> list[tuple[int, str,
         return 1e-3
 
     parts = Parts(loader, method, optimizer, precision, plan, rate, {})
-    run = wiring.start_run(find_run(name, config, out=str(folder / case), resume=None), config, parts, device)
+    run = Run(find_run(name, config, out=str(folder / case), resume=None), config, steps_per_epoch=plan.steps_per_epoch)
     with counted:
         for _ in parts.epochs(run, lambda batch: batch):
             pass
