@@ -44,14 +44,15 @@ def alternate(
 
 
 def _milliseconds(work: Work, device: torch.device | None, clock: Callable[[], float]) -> float:
-    _synchronize(device)
+    synchronize(device)
     begin = clock()
     work()
-    _synchronize(device)
+    synchronize(device)
     return 1e3 * (clock() - begin)
 
 
-def _synchronize(device: torch.device | None) -> None:
+def synchronize(device: torch.device | None) -> None:
+    """Wait for a GPU to have done what it was given; elsewhere nothing is waited for."""
     if device is not None and device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.compare import synchronize
 from benchmarks.data_path import images_per_second, worker_milliseconds
 from benchmarks.report import Axis, Point, Report, describe, make_parser, points
 from benchmarks.synthetic import Trained
@@ -111,17 +112,12 @@ def _train(
 def _rate(work: Callable[[], Any], images: int, device: torch.device, steps: int) -> float:
     for _ in range(WARM_UP):
         work()
-    _wait(device)
+    synchronize(device)
     begin = time.perf_counter()
     for _ in range(steps):
         work()
-    _wait(device)
+    synchronize(device)
     return images * steps / (time.perf_counter() - begin)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def tell(report: Report, name: str, point: Point, found: dict[str, list[float]], *, steps: int) -> None:

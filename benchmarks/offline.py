@@ -26,8 +26,9 @@ import torch
 import torch.nn.functional as F
 from skimage.segmentation import felzenszwalb
 
+from benchmarks.compare import synchronize
 from benchmarks.offline_table import COCO, CORES, IMAGENET, Stage, hours, table
-from benchmarks.report import Axis, Point, Report, describe, make_parser, points
+from benchmarks.report import Axis, Point, Report, describe, make_parser, points, renewed
 from data.images import read_image
 from data.label_maps import label_map_path, read_label_map
 from data.listing import ImageList, walk_images
@@ -43,7 +44,6 @@ from tools.mask_tasks import MakeMaps
 from utils.cli import shows_errors
 from utils.errors import UserError
 from utils.files import atomic_write_bytes
-from utils.marks import renew_marked
 from utils.progress import ProgressBar
 
 AXES = (
@@ -169,10 +169,10 @@ def _device_seconds(work: Callable[[], object], device: torch.device) -> float:
         return min(_processor_seconds(work) for _ in range(_REPEATS))
     times = []
     for _ in range(_REPEATS):
-        torch.cuda.synchronize(device)
+        synchronize(device)
         begin = time.perf_counter()
         work()
-        torch.cuda.synchronize(device)
+        synchronize(device)
         times.append(time.perf_counter() - begin)
     return min(times)
 
@@ -236,12 +236,7 @@ class _Page:
             atomic_write_bytes(self._path, self._renewed(text).encode())
 
     def _renewed(self, text: str) -> str:
-        if not self._path:
-            return ""
-        try:
-            return renew_marked(self._path.read_text(encoding="utf-8"), "offline", lambda match: text)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self._path}: {error}") from error
+        return renewed(self._path, "offline", text) if self._path else ""
 
 
 if __name__ == "__main__":

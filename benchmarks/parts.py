@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from benchmarks.bare import around_calls, replaced
+from benchmarks.compare import synchronize
 from benchmarks.synthetic import Trained
 from models import byol
 from models.networks import networks_of
@@ -69,8 +70,7 @@ class _Clock:
         self._turn()
 
     def _turn(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        synchronize(self._device)
         now = time.perf_counter()
         self.milliseconds[self._running[-1]] += 1e3 * (now - self._since)
         self._since = now

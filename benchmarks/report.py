@@ -15,6 +15,7 @@ from utils.cli import positive
 from utils.cores import available_cores, processor_name
 from utils.errors import UserError
 from utils.files import atomic_write_bytes
+from utils.marks import renew_marked
 
 Point = dict[str, int]
 
@@ -107,6 +108,18 @@ def check_sizes(found: Sequence[Point], multiple: int) -> None:
     for point in found:
         if point["size"] % multiple:
             raise UserError(f"--size {point['size']}: must be a multiple of {multiple}")
+
+
+def renewed(page: Path, mark: str, text: str) -> str:
+    """What a page is with `text` between its marks.
+
+    Raises:
+        UserError: it cannot be read, or has no such marks.
+    """
+    try:
+        return renew_marked(page.read_text(encoding="utf-8"), mark, lambda match: text)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--write {page}: {error}") from error
 
 
 class Report:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.compare import alternate
-from benchmarks.report import Report, make_parser
+from benchmarks.report import Report, make_parser, renewed
 from benchmarks.storage import DROP_CACHES, OpenedFiles, disk_bytes, evict
 from data.image_list import ImageList
 from data.label_maps import label_map_file, label_map_path, write_label_map
@@ -40,7 +40,6 @@ from utils.cli import positive, shows_errors
 from utils.cores import processor_name
 from utils.errors import UserError
 from utils.files import atomic_write_bytes
-from utils.marks import renew_marked
 
 _MAP = Grid(3, 3)
 _BATCH = 50
@@ -211,13 +210,6 @@ def run(arguments: argparse.Namespace, report: Report, scratch: Path) -> None:
             )
 
 
-def _renew(page: Path, content: str) -> str:
-    try:
-        return renew_marked(page.read_text(encoding="utf-8"), "shards", lambda match: content)
-    except ValueError as error:
-        raise UserError(f"--write {page}: {error}") from error
-
-
 @shows_errors
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
@@ -240,11 +232,11 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--drop_caches: {DROP_CACHES} may not be written to: be root there, or leave it out")
     if arguments.write:
         # Known before an hour of measuring.
-        _renew(arguments.write, "")
+        renewed(arguments.write, "shards", "")
     with Report("shards", arguments) as report, tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         run(arguments, report, Path(scratch))
         if arguments.write:
-            text = _renew(arguments.write, table([row for row in report.rows if "cache" in row], arguments))
+            text = renewed(arguments.write, "shards", table([row for row in report.rows if "cache" in row], arguments))
             atomic_write_bytes(arguments.write, text.encode())
     return 0
 

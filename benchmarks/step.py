@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.bare import Call, check_bare, record_calls, run_bare
 from benchmarks.baselines.step import published_step
-from benchmarks.compare import alternate
+from benchmarks.compare import alternate, synchronize
 from benchmarks.parts import part_milliseconds
 from benchmarks.report import Axis, Report, describe, make_parser, points
 from benchmarks.synthetic import METHODS, VARIANTS, Trained, make_config, make_trained
@@ -147,8 +147,7 @@ def _profile(trained: Trained, path: Path, report: Report) -> None:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as profile:
         trained.step()
-        if report.device.type == "cuda":
-            torch.cuda.synchronize(report.device)
+        synchronize(report.device)
     if is_main():
         profile.export_chrome_trace(str(path))
     order = "self_cuda_time_total" if report.device.type == "cuda" else "self_cpu_time_total"

@@ -13,6 +13,11 @@ import numpy as np
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif", ".jp2")
 
 
+def hash_paths(paths: np.ndarray) -> str:
+    """SHA-256 of (N,) relative paths in their order, which is what a listing is known by."""
+    return hashlib.sha256(b"\n".join(paths.tolist())).hexdigest()
+
+
 class File(Protocol):
     """A file that can be read: a Path, or a part of a shard. Its text, `str(file)`, is what messages call it."""
 
@@ -72,7 +77,7 @@ class ImageList:
     @cached_property
     def listing_hash(self) -> str:
         """SHA-256 of the relative paths: the same list on another machine has the same hash."""
-        return hashlib.sha256(b"\n".join(self.paths.tolist())).hexdigest()
+        return hash_paths(self.paths)
 
     @property
     def packing(self) -> str:

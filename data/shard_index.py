@@ -1,6 +1,5 @@
 """What lies where in a folder of WebDataset shards: a table, kept beside them, or made of the tars' headers."""
 
-import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.image_list import hash_paths
 from data.inside import check_name
 from data.shard_samples import read_samples
 from utils.errors import DataError
@@ -134,7 +134,7 @@ def _check_packed(root: Path, index: ShardIndex) -> None:
         return
     note = read_json(root / NOTE)
     noted = note.get("listing") if isinstance(note, dict) else None
-    if noted is not None and noted != hashlib.sha256(b"\n".join(index.paths.tolist())).hexdigest():
+    if noted is not None and noted != hash_paths(index.paths):
         raise DataError(
             f"{root}: not all of its shards are there: end `python -m tools.make_shards` with the options that it was begun "
             f"with, on all parts; or delete {root / NOTE}, and the tars count as they are"
